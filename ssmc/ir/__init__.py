@@ -1,5 +1,12 @@
-"""The Program, its operations and its meaning: what every other package talks about."""
+"""The Program, its operations and its meaning: what every other package talks about.
 
+The interpreter is a second face, ``from ssmc.ir.interpret import interpret``, because it loads NumPy,
+which ``check``, ``fmt`` and ``--help`` must not wait for. Nothing here loads NumPy or networkx.
+"""
+
+from .dependence import Dependence, Loop, Step, dependence
+from .extents import bind_extents, check_requirements, evaluate_int
+from .linear import Linear, linear_form
 from .ops import CALL_NAMES, OPERATIONS, REDUCTIONS, TRANSFORMS, Operation, Reduction, result_type
 from .program import (
     Apply,
@@ -33,6 +40,8 @@ from .program import (
     walk,
     with_children,
 )
+from .text import print_expr, print_program
 from .types import BOOL, COMPLEX, INT, REAL, DType, join
+from .verify import verify
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -10,11 +10,12 @@ Reading outside an axis yields 0 of the tensor that is read, unless an ``Extensi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ..source import Span
+from ssmc.source import Span
+
 from .ops import REDUCTIONS, TRANSFORMS, result_type
 from .types import INT, DType
 
@@ -22,7 +23,7 @@ Number: TypeAlias = bool | int | float | complex
 
 
 def _span() -> Span | None:
-    return field(default=None, compare=False, repr=False)  # type: ignore[return-value]
+    return field(default=None, compare=False, repr=False)
 
 
 # ---------------------------------------------------------------- expressions
@@ -350,16 +351,44 @@ def free_axes(expr: Expr) -> frozenset[str]:
     return found - bound_axes(expr)
 
 
-def substitute(expr: Expr, indices: dict[str, Expr]) -> Expr:
-    """Replace ``Index(axis)`` by ``indices[axis]``, simultaneously. Axes bound inside must not be
-    among the keys, nor be free in the values (names are unique within a Program)."""
-    def rule(node: Expr) -> Expr | None:
-        return indices.get(node.axis) if isinstance(node, Index) else None
+def substitute(expr: Expr, indices: Mapping[str, Expr]) -> Expr:
+    """Replace every free ``Index(axis)`` by ``indices[axis]``, simultaneously.
 
-    return rewrite(expr, rule)
+    ValueError where no expression says it: when a reduction inside binds an axis of a value put
+    there, or when an axis that a softmax or transform keeps would become more than another axis.
+    """
+    if isinstance(expr, Index):
+        return indices.get(expr.axis, expr)
+    kept = _kept(expr)
+    if kept and kept in indices:
+        target = indices[kept]
+        if not isinstance(target, Index):
+            raise ValueError(f"the axis {kept!r} of a whole-axis operation cannot be computed")
+        match expr:
+            case Reduce():
+                expr = replace(expr, axes=(target.axis,))
+            case Transform():
+                expr = replace(expr, axis=target.axis)
+    bound = bound_axes(expr)
+    if bound:
+        inner = {axis: value for axis, value in indices.items() if axis not in bound and axis in free_axes(expr)}
+        captured = {axis for value in inner.values() for axis in free_axes(value)} & bound
+        if captured:
+            raise ValueError(f"a reduction binds {sorted(captured)}, which the indices put inside it use")
+        indices = inner
+    below = children(expr)
+    rebuilt = tuple(substitute(item, indices) for item in below)
+    return expr if all(a is b for a, b in zip(below, rebuilt, strict=True)) else with_children(expr, rebuilt)
 
 
-def type_of(expr: Expr, tensors: dict[str, Tensor], functions: dict[str, Function] | None = None) -> DType:
+def _kept(expr: Expr) -> str | None:
+    """The axis that a whole-axis operation keeps."""
+    if isinstance(expr, Transform):
+        return expr.axis
+    return expr.axes[0] if isinstance(expr, Reduce) and REDUCTIONS[expr.kind].keeps_axis else None
+
+
+def type_of(expr: Expr, tensors: Mapping[str, Tensor], functions: Mapping[str, Function] | None = None) -> DType:
     """The element type of an expression whose reads are all in ``tensors``."""
     def of(item: Expr) -> DType:
         return type_of(item, tensors, functions)

@@ -1,0 +1,227 @@
+"""Scalar nodes as C expressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ssmc.errors import InternalError
+from ssmc.ir import BOOL, INT, REAL, Program
+from ssmc.ir.loops import Kernel, Variable
+from ssmc.ir.scalar import Node
+
+from .writer import Names
+
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
+    "ne": "!=", "and": "&", "or": "|", "bit_and": "&", "bit_or": "|", "bit_xor": "^",
+}  # fmt: skip
+# Functions of the prelude and of libm: operation -> C name without its precision suffix.
+_PRELUDE = frozenset(
+    "exp exp2 expm1 log log2 log1p sigmoid silu softplus tanh sinh cosh gelu gelu_tanh erf rsqrt relu sign "
+    "sin cos tan arcsin arccos arctan arctan2 pow".split()
+)
+_LIBM = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "rint", "abs": "fabs"}
+_INTEGER = {"floordiv": "ssmc_floordiv", "mod": "ssmc_mod", "pow": "ssmc_ipow",
+            "shift_left": "ssmc_shift_left", "shift_right": "ssmc_shift_right"}  # fmt: skip
+
+
+class Expressions:
+    """Spells nodes of one kernel; ``needed`` gathers the prelude functions that were used."""
+
+    def __init__(
+        self, program: Program, kernel: Kernel, names: Names, precision: str, storage: Mapping[str, str],
+        fixed: Mapping[str, int], needed: set[str],
+    ) -> None:  # fmt: skip
+        self.program, self.kernel, self.names = program, kernel, names
+        self.precision, self.storage, self.fixed, self.needed = precision, storage, fixed, needed
+        self.tensors = program.tensors()
+        self.rings = {ring.tensor: ring for ring in kernel.rings}
+
+    # ------------------------------------------------------------ names
+
+    def axis(self, axis: str) -> str:
+        name = self.names.get("i", axis)
+        return f"({name} + j)" if axis == self.kernel.lane else name
+
+    def size(self, axis: str) -> str:
+        return f"INT64_C({self.fixed[axis]})" if axis in self.fixed else self.names.get("n", axis)
+
+    def variable(self, variable: Variable) -> str:
+        """A variable at the present loop point."""
+        name = self.names.get("v", variable.name)
+        if variable.local:
+            return name
+        return name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
+
+    # ------------------------------------------------------------ expressions
+
+    def expr(self, node: Node, section: str, own: bool = False) -> str:
+        """The node at the present loop point; ``own`` spells the node itself even if it is a variable."""
+        if not own:
+            variable = self.lookup(node, section)
+            if variable is not None:
+                return self.variable(variable)
+        match node.kind:
+            case "const":
+                return self.constant(node)
+            case "index":
+                return self.axis(str(node.name))
+            case "size":
+                return self.size(str(node.name))
+            case "load":
+                return self.load(node, section)
+            case "ring" | "final":
+                return self.ring(node, section)
+            case "array":
+                return self.array(node, section)
+            case "select":
+                c, a, b = (self.expr(x, section) for x in node.args)
+                return f"({c} ? {a} : {b})"
+            case "op":
+                return self.operation(node, [self.expr(a, section) for a in node.args])
+        raise InternalError(f"C has no spelling for {node!r}")
+
+    def lookup(self, node: Node, section: str) -> Variable | None:
+        """The variable that holds a node, if it has one that is visible from ``section``."""
+        for place in (section, "before", "step") if section == "after" else (section, "before"):
+            found = self.kernel.variables.get((place, node.number))
+            if found is not None and (place == section or not found.local):
+                return found
+        return None
+
+    def constant(self, node: Node) -> str:
+        value = node.name
+        if node.type is BOOL:
+            return "1" if value else "0"
+        if node.type is INT:
+            return "INT64_MIN" if value == -(2**63) else f"INT64_C({value})"
+        number = float(value)  # type: ignore[arg-type]
+        suffix = "f" if self.precision == "f32" else ""
+        if math.isinf(number):
+            return "INFINITY" if number > 0 else "(-INFINITY)"
+        if math.isnan(number):
+            return "NAN"
+        text = repr(number)
+        text = f"{text}{suffix}" if any(c in text for c in ".e") else f"{text}.0{suffix}"
+        return f"({text})" if number < 0 else text
+
+    def operation(self, node: Node, args: list[str]) -> str:
+        op = str(node.name)
+        suffix = "f" if self.precision == "f32" else ""
+        real = node.args[0].type is REAL
+        if op in _INFIX:
+            return f"({args[0]} {_INFIX[op]} {args[1]})"
+        if op == "neg":
+            return f"(-{args[0]})"
+        if op == "not":
+            return f"(!{args[0]})"
+        if op == "real":
+            return f"(({self.real_type}){args[0]})"
+        if op == "int":
+            if node.args[0].type is BOOL:
+                return f"((int64_t){args[0]})"
+            return self._call("to_int", args)
+        if op == "bool":
+            return f"({args[0]} != 0)"
+        if op in ("minimum", "maximum"):
+            return self._call(op, args) if real else f"({args[0]} {'<' if op == 'minimum' else '>'} {args[1]} ? {args[0]} : {args[1]})"
+        if op in _INTEGER and not real:
+            self.needed.add(op)
+            return f"{_INTEGER[op]}({', '.join(args)})"
+        if op in ("abs", "sign", "relu") and not real:
+            return {"abs": f"({args[0]} < 0 ? -{args[0]} : {args[0]})",
+                    "sign": f"(({args[0]} > 0) - ({args[0]} < 0))",
+                    "relu": f"({args[0]} > 0 ? {args[0]} : 0)"}[op]  # fmt: skip
+        if op in _LIBM:
+            return f"{_LIBM[op]}{suffix}({args[0]})"
+        if op in _PRELUDE:
+            return self._call(op, args)
+        raise InternalError(f"C has no spelling for operation {op!r}")
+
+    def _call(self, function: str, args: list[str]) -> str:
+        self.needed.add(function)
+        return f"ssmc_{function}_{self.precision}({', '.join(args)})"
+
+    @property
+    def real_type(self) -> str:
+        return "float" if self.precision == "f32" else "double"
+
+    # ------------------------------------------------------------ memory
+
+    def offset(self, tensor: str, indices: list[str]) -> str:
+        axes = self.tensors[tensor].axes
+        terms = [f"{i} * {self.stride(tensor, a)}" for a, i in zip(axes, indices, strict=True)]
+        return " + ".join(terms) or "0"
+
+    def stride(self, tensor: str, axis: str) -> str:
+        return self.names.get("s", f"{tensor} {axis}")
+
+    def pointer(self, tensor: str) -> str:
+        return self.names.get("p", tensor)
+
+    def element(self, tensor: str, part: str, indices: list[str]) -> str:
+        offset = self.offset(tensor, indices)
+        if self.storage[tensor] in ("c64", "c128"):
+            offset = f"2 * ({offset})" + (" + 1" if part == "im" else "")
+        return f"{self.pointer(tensor)}[{offset}]"
+
+    def load(self, node: Node, section: str) -> str:
+        tensor, part = node.name  # type: ignore[misc]
+        storage = self.storage[tensor]
+        if part == "im" and storage not in ("c64", "c128"):
+            return "0"
+        text = self.element(tensor, part, [self.expr(a, section) for a in node.args])
+        return self.widen(text, storage)
+
+    def widen(self, text: str, storage: str) -> str:
+        """A stored number as one that is computed with."""
+        if storage in ("bf16", "f16"):
+            self.needed.add(f"{storage}_to_f32")
+            text = f"ssmc_{storage}_to_f32({text})"
+            return text if self.precision == "f32" else f"(double){text}"
+        if storage == "i32":
+            return f"(int64_t){text}"
+        if storage == "b8":
+            return f"({text} != 0)"
+        if storage in ("f32", "c64") and self.precision == "f64":
+            return f"(double){text}"
+        return text
+
+    def narrow(self, text: str, storage: str) -> str:
+        """A computed number as it is stored."""
+        if storage in ("bf16", "f16"):
+            self.needed.add(f"f32_to_{storage}")
+            return f"ssmc_f32_to_{storage}({text if self.precision == 'f32' else f'(float){text}'})"
+        if storage in ("i32", "b8"):
+            return f"({'int32_t' if storage == 'i32' else 'uint8_t'})({text})"
+        if storage in ("f32", "c64") and self.precision == "f64":
+            return f"(float)({text})"
+        return text
+
+    # ------------------------------------------------------------ carried values and arrays
+
+    def ring_name(self, tensor: str, part: str) -> str:
+        return self.names.get("r", f"{tensor} {part}" if len(self.rings[tensor].parts) > 1 else tensor)
+
+    def ring(self, node: Node, section: str) -> str:
+        tensor, part = node.name  # type: ignore[misc]
+        lag = self.expr(node.args[0], section)
+        end = node.kind == "final"
+        inner = [self.expr(a, section) for a in node.args[1:]]
+        return self.ring_element(tensor, part, lag, inner, end)
+
+    def ring_element(self, tensor: str, part: str, lag: str, inner: list[str], end: bool) -> str:
+        """``lag`` steps before the present step, or before the end."""
+        ring = self.rings[tensor]
+        now = self.size(str(self.kernel.time)) if end else "step"
+        slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
+        return self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")
+
+    def array(self, node: Node, section: str) -> str:
+        tensor, part = node.name  # type: ignore[misc]
+        variable = self.kernel.arrays[tensor, part]
+        inner = [a for a in self.tensors[tensor].axes if a not in (*self.kernel.grid, self.kernel.lane, self.kernel.time)]
+        place = dict(zip(inner, (self.expr(a, section) for a in node.args), strict=True))
+        name = self.names.get("v", variable.name)
+        return name + "".join(f"[{place[a]}]" for a in variable.dims) + ("[j]" if variable.lanes else "")

@@ -1,0 +1,161 @@
+"""The spine: Program → Plan → Loops → C → library → callable."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state_storage, target_named, toolchain
+from ssmc.errors import UserError
+from ssmc.ir import Program, Tensor, print_program
+from ssmc.ir.loops import Loops
+from ssmc.passes import Plan, PlanOptions, inline, lower, plan
+
+__all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One tensor of the entry, in the order of the pointers."""
+
+    name: str
+    axes: tuple[str, ...]
+    storage: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Every level of one compilation."""
+
+    program: Program
+    plan: Plan
+    loops: Loops
+    arguments: tuple[Argument, ...]
+    axes: tuple[str, ...]
+    text: str
+    symbol: str
+
+    def show(self, level: str) -> str:
+        """One level as text: ``program``, ``plan``, ``loops`` or ``c``."""
+        if level == "program":
+            return print_program(self.program)
+        if level == "plan":
+            return self.plan.describe() + "\n"
+        if level == "loops":
+            from ssmc.ir.loops_text import print_loops
+
+            return print_loops(self.loops)
+        return self.text
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A library and what its entry expects; see ``docs/architecture.md``."""
+
+    program: Program
+    arguments: tuple[Argument, ...]
+    axes: tuple[str, ...]
+    fixed: Mapping[str, int]
+    symbol: str
+    library: Path
+    entry: Callable[..., int]
+
+
+def stages(
+    program: Program,
+    target: str = "c",
+    storage: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    options: PlanOptions | None = None,
+) -> Stages:
+    """Run every pass for a target, without building.
+
+    Args:
+        program: a specialised Program.
+        target: a name from ``TARGETS``.
+        storage: storage name of each input; all f32 by default.
+        sizes: extents of the axes that inputs bind; those of inner axes are compiled in.
+        options: what a tuner may change.
+
+    Raises:
+        Unsupported: an equation has no strategy on this target.
+    """
+    backend = target_named(target)
+    program = inline(program)
+    options = options or PlanOptions()
+    held = _storage(program, storage)
+    known = dict(sizes or {})
+    planned = plan(program, known, options)
+    lanes = options.lanes or backend.lanes(held.values())
+    loops = lower(planned, known, lanes)
+    arguments = _arguments(program, loops, held)
+    axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
+    text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
+    return Stages(program, planned, loops, arguments, axes, text, symbol)
+
+
+def compile_program(
+    program: Program,
+    target: str = "c",
+    storage: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    options: PlanOptions | None = None,
+    cache: Cache | None = None,
+) -> Compiled:
+    """Compile a Program, or find it compiled in the cache; arguments as for ``stages``.
+
+    Raises:
+        Unsupported: an equation has no strategy on this target.
+        ToolchainError: no compiler, no place for its output, or it fails.
+    """
+    done = stages(program, target, storage, sizes, options)
+    tools = toolchain.find()
+
+    def build(folder: Path) -> None:
+        tools.build(done.text, folder)
+
+    key: dict[str, str] = {"target": target, "text": done.text, **tools.key_parts()}
+    folder = (cache or Cache()).get(key, build)
+    library = next(p for p in sorted(folder.iterdir()) if p.suffix in (".so", ".dylib"))
+    return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library,
+                    load_entry(library, done.symbol))  # fmt: skip
+
+
+def load_entry(library: Path, symbol: str) -> Callable[..., int]:
+    """The entry of a built library as a ctypes function of (pointers, meta, threads)."""
+    entry: Any = ctypes.CDLL(str(library))[symbol]
+    entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    entry.restype = ctypes.c_int64
+    return entry  # type: ignore[no-any-return]
+
+
+def _storage(program: Program, storage: Mapping[str, str] | None) -> dict[str, str]:
+    held = default_storage(program) | dict(storage or {})
+    for name in held:
+        if name not in {t.name for t in program.inputs}:
+            raise UserError(f"storage is given for {name!r}, which is not an input of `{program.name}`")
+    return held
+
+
+def _arguments(program: Program, loops: Loops, held: Mapping[str, str]) -> tuple[Argument, ...]:
+    """Inputs, outputs and workspaces with their storage."""
+    tensors = program.tensors()
+    found = [Argument(t.name, t.axes, held[t.name], "input") for t in program.inputs]
+    for name in program.outputs:
+        tensor = tensors[name]
+        found.append(Argument(name, tensor.axes, _output_storage(tensor, held), "output"))
+    for name in loops.workspaces:
+        tensor = tensors[name]
+        found.append(Argument(name, tensor.axes, state_storage(tensor.dtype, held), "workspace"))
+    return tuple(found)
+
+
+def _output_storage(tensor: Tensor, held: Mapping[str, str]) -> str:
+    """Carried state keeps the precision it is computed in; other outputs follow the inputs."""
+    if tensor.name.endswith(".next"):
+        return state_storage(tensor.dtype, held)
+    return output_storage(tensor.dtype, held)

@@ -1,0 +1,143 @@
+"""Extents of axes from the shapes of arguments, and the facts every call must meet.
+
+Pure Python: the interpreter, the runtime and the command line bind extents the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ssmc.errors import Diagnostic, InternalError, UserError
+
+from .program import Const, Expr, Index, Op, Program, Size, Where, walk
+
+Sizes = Mapping[str, int]
+
+
+def bind_extents(program: Program, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The extent of every axis of ``program`` for arguments of these shapes.
+
+    Raises UserError, naming tensor, axis, found and expected, for a missing argument, a wrong
+    number of axes, two different extents of one axis, or a requirement that is not met.
+    """
+    sizes: dict[str, int] = {}
+    origin: dict[str, str] = {}
+    for tensor in program.inputs:
+        if tensor.name not in shapes:
+            raise UserError(f"{program.name}: argument {tensor.name!r} is missing", span=tensor.span)
+        shape = tuple(shapes[tensor.name])
+        if len(shape) != len(tensor.axes):
+            raise UserError(
+                f"{program.name}: {tensor.name!r} has {len(shape)} axes, shape {shape}",
+                expected=f"{len(tensor.axes)} axes [{', '.join(tensor.axes)}]",
+                span=tensor.span,
+            )
+        for axis, extent in zip(tensor.axes, shape, strict=True):
+            if sizes.setdefault(axis, extent) != extent:
+                raise UserError(
+                    f"{program.name}: axis {axis!r} of {tensor.name!r} has extent {extent}",
+                    expected=f"{sizes[axis]}, as in {origin[axis]!r}",
+                    span=tensor.span,
+                )
+            origin.setdefault(axis, tensor.name)
+    _bind_stated(program, sizes, origin)
+    check_requirements(program, sizes)
+    return sizes
+
+
+def _bind_stated(program: Program, sizes: dict[str, int], origin: Mapping[str, str]) -> None:
+    """Evaluate the extents that the Program states, in the order in which they become known."""
+    waiting = [axis for axis in program.axes if axis.extent is not None]
+    while waiting:
+        ready = [axis for axis in waiting if axis.extent is not None and sizes_used(axis.extent) <= sizes.keys()]
+        if not ready:
+            raise InternalError(f"{program.name}: extents of {[a.name for a in waiting]} never become known")
+        for axis in ready:
+            assert axis.extent is not None
+            extent = int(evaluate_int(axis.extent, sizes))
+            if extent < 0:
+                raise UserError(f"{program.name}: the extent of axis {axis.name!r} is {extent}", span=axis.span)
+            if axis.name in sizes and sizes[axis.name] != extent:
+                raise UserError(
+                    f"{program.name}: axis {axis.name!r} of {origin[axis.name]!r} has extent {sizes[axis.name]}",
+                    expected=f"{extent}, its stated extent",
+                    span=axis.span,
+                )
+            sizes[axis.name] = extent
+            waiting.remove(axis)
+    for axis in program.axes:
+        if axis.name not in sizes:
+            raise InternalError(f"{program.name}: nothing binds the extent of axis {axis.name!r}")
+
+
+def check_requirements(program: Program, sizes: Sizes) -> None:
+    """Raise UserError for the requirements that these sizes do not meet, all together."""
+    failed = []
+    for requirement in program.requirements:
+        if not evaluate_int(requirement.condition, sizes):
+            from .text import print_expr
+
+            found = ", ".join(f"#{axis} = {sizes[axis]}" for axis in sorted(sizes_used(requirement.condition)))
+            failed.append(
+                Diagnostic(
+                    f"{program.name}: requirement not met: {print_expr(requirement.condition)}",
+                    span=requirement.span,
+                    hint=f"found {found}" if found else "",
+                )
+            )
+    if failed:
+        raise UserError(failed)
+
+
+def sizes_used(expr: Expr) -> set[str]:
+    """Axes whose size occurs in ``expr``."""
+    return {node.axis for node in walk(expr) if isinstance(node, Size)}
+
+
+def evaluate_int(expr: Expr, sizes: Sizes, indices: Mapping[str, int] | None = None) -> int:
+    """The value of an int or bool expression over constants, sizes and given indices."""
+    match expr:
+        case Const(value=value) if not isinstance(value, complex):
+            return int(value)
+        case Size(axis=axis):
+            return sizes[axis]
+        case Index(axis=axis) if indices is not None and axis in indices:
+            return indices[axis]
+        case Where(condition=c, then=a, otherwise=b):
+            return evaluate_int(a if evaluate_int(c, sizes, indices) else b, sizes, indices)
+        case Op(op=op, args=args) if op in _INTEGER:
+            return _INTEGER[op](*(evaluate_int(arg, sizes, indices) for arg in args))
+    raise InternalError(f"not an expression over extents: {expr!r}")
+
+
+def power(a: int, b: int) -> int:
+    """``a ^ b`` of ints, truncated towards zero when ``b`` is negative (and 0 for ``0 ^ −1``)."""
+    if b >= 0:
+        return int(a**b)
+    return {1: 1, -1: -1 if b % 2 else 1}.get(a, 0)
+
+
+_INTEGER: dict[str, Callable[..., int]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floordiv": lambda a, b: a // b if b else 0,
+    "mod": lambda a, b: a % b if b else 0,
+    "pow": power,
+    "neg": lambda a: -a,
+    "abs": abs,
+    "minimum": min,
+    "maximum": max,
+    "lt": lambda a, b: int(a < b),
+    "le": lambda a, b: int(a <= b),
+    "gt": lambda a, b: int(a > b),
+    "ge": lambda a, b: int(a >= b),
+    "eq": lambda a, b: int(a == b),
+    "ne": lambda a, b: int(a != b),
+    "and": lambda a, b: int(bool(a) and bool(b)),
+    "or": lambda a, b: int(bool(a) or bool(b)),
+    "not": lambda a: int(not a),
+    "bit_and": lambda a, b: a & b,
+    "bit_or": lambda a, b: a | b,
+    "bit_xor": lambda a, b: a ^ b,
+}

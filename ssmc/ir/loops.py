@@ -1,0 +1,136 @@
+"""Loops: what a C-like target spells out. Kernels of groups of statements over scalar nodes.
+
+A kernel runs once per point of its grid (parallel axes; a block of lanes counts as one point). It
+runs ``before`` once, ``step`` once per time step, ``after`` once. Each is a list of groups; a group is
+one loop nest: ``outer`` loops, inside them ``inner`` loops over which accumulators gather, and in the
+innermost body first the statements that are equal for all lanes, then one loop over the lanes.
+
+An assigned node is a variable: a scalar of its group's body (``local``), or an array over inner axes
+and lanes that lives as long as the kernel instance (``kernel``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .program import Program
+from .scalar import Node
+from .types import DType
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A named value: ``dims`` are inner axes in order; ``lanes`` adds one entry per lane."""
+
+    name: str
+    type: DType
+    dims: tuple[str, ...]
+    lanes: bool
+    local: bool
+
+
+@dataclass(frozen=True)
+class Let:
+    """``variable = node`` at the present loop point."""
+
+    variable: Variable
+    node: Node
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """Fold ``node.args`` into ``variable`` (a ``reduce`` node); starts afresh at each outer point."""
+
+    variable: Variable
+    node: Node
+
+
+@dataclass(frozen=True)
+class Store:
+    """Write to memory: element ``indices`` (one node per axis) of ``tensor``. ``once`` are grid axes
+    along which the tensor does not vary: only the first point of them writes."""
+
+    tensor: str
+    part: str
+    indices: tuple[Node, ...]
+    node: Node
+    once: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RingSet:
+    """Write a carried value. ``lag`` 0 is the present step; before the first step, lag 1 is the value
+    that the first step reads at ``t-1``, and so on. ``indices`` are inner indices."""
+
+    tensor: str
+    part: str
+    lag: int
+    indices: tuple[Node, ...]
+    node: Node
+
+
+Statement: TypeAlias = Let | Store | RingSet | Accumulate
+
+
+@dataclass
+class Group:
+    """One loop nest; see the module's head."""
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+    scalars: list[Statement] = field(default_factory=list)
+    lanes: list[Statement] = field(default_factory=list)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (*self.outer, *self.inner)
+
+    @property
+    def statements(self) -> list[Statement]:
+        return [*self.scalars, *self.lanes]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A carried value: the last ``depth`` steps of it, in ``slots`` places (1: updated in place)."""
+
+    tensor: str
+    parts: tuple[str, ...]
+    type: DType
+    dims: tuple[str, ...]
+    lanes: bool
+    depth: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
+    runs in order (``recurrent``), backwards (``reverse``), or in independent blocks."""
+
+    name: str
+    grid: tuple[str, ...]
+    lane: str | None
+    time: str | None
+    reverse: bool
+    recurrent: bool
+    before: tuple[Group, ...]
+    step: tuple[Group, ...]
+    after: tuple[Group, ...]
+    rings: tuple[Ring, ...]
+    variables: Mapping[tuple[str, int], Variable]
+    arrays: Mapping[tuple[str, str], Variable]
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loops:
+    """All kernels of a Program, in order; ``fixed`` extents are constants of the text."""
+
+    program: Program
+    kernels: tuple[Kernel, ...]
+    workspaces: tuple[str, ...]
+    fixed: Mapping[str, int]
+    lanes: int

@@ -1,0 +1,7 @@
+"""Program → Program → Plan → Loops, one file per pass."""
+
+from .inline import inline
+from .lower import lower
+from .plan import KernelPlan, Plan, PlanOptions, plan
+
+__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lower", "plan"]

@@ -1,0 +1,2 @@
+def inline(program):
+    return program

@@ -1,0 +1,469 @@
+"""Program → Plan: which equations share a kernel, and along which axes it runs how.
+
+A kernel is a grid over its *parallel* axes, one of which may be the *lane* axis (vectorised), then a
+loop over *time* if its equations know a sequence, then loops over *inner* axes (state, taps, channels
+that are contracted). An axis is parallel when no equation of the kernel folds it and no value made
+inside is read at another index along it. Two units share a kernel unless that
+
+* loses a parallel axis of either side, other than time under a recurrence and axes that the second
+  unit folds out of values the first one makes (that saves their trip through memory), or
+* repeats a reduction or recurrence along an axis that it does not have.
+
+Extents of inner axes are compiled in; those of parallel axes and time never are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ssmc.errors import Unsupported
+from ssmc.ir import (
+    OPERATIONS,
+    Apply,
+    Equation,
+    Expr,
+    Index,
+    Op,
+    Program,
+    Read,
+    Reduce,
+    Transform,
+    walk,
+)
+
+from .ranges import Ranges
+
+_CHEAP_FLOPS = 8
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a tuner may change.
+
+    ``lanes``: channels per block (0: the target's default). ``tile``: time steps per tile when the
+    state is tiled (0: never). ``states``: state entries kept in registers at a time.
+    """
+
+    lanes: int = 0
+    tile: int = 64
+    states: int = 0
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """One kernel. ``carried`` maps each value read at a lag to its longest lag; ``stored`` are the
+    values written to memory; ``finals`` are equations that read carried values after the last step."""
+
+    name: str
+    equations: tuple[str, ...]
+    parallel: tuple[str, ...]
+    lane: str | None
+    time: str | None
+    reverse: bool
+    recurrent: bool
+    inner: tuple[str, ...]
+    carried: Mapping[str, int]
+    stored: tuple[str, ...]
+    finals: tuple[str, ...]
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        order = "backwards" if self.reverse else "in order" if self.recurrent else "in blocks"
+        rows = [
+            ("computes", ", ".join(self.equations)),
+            ("grid", " × ".join((*self.parallel, f"{self.lane} (lanes)") if self.lane else self.parallel) or "–"),
+            ("time", f"{self.time}, {order}" if self.time else "–"),
+            ("inner loops", ", ".join(self.inner) or "–"),
+            ("carries", ", ".join(f"{n} × {k}" for n, k in self.carried.items()) or "–"),
+            ("stores", ", ".join(self.stored)),
+        ]
+        return "\n".join([f"kernel {self.name}", *(f"  {key:<12} {text}" for key, text in rows)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels in order, the values that pass between them through memory, and compiled-in extents."""
+
+    program: Program
+    kernels: tuple[KernelPlan, ...]
+    workspaces: tuple[str, ...]
+    fixed: Mapping[str, int]
+    options: PlanOptions
+
+    def describe(self) -> str:
+        lines = [k.describe() for k in self.kernels]
+        if self.workspaces:
+            lines.append("through memory: " + ", ".join(self.workspaces))
+        if self.fixed:
+            lines.append("compiled in: " + ", ".join(f"#{a} = {n}" for a, n in self.fixed.items()))
+        return "\n".join(lines)
+
+
+@dataclass
+class _Unit:
+    """Equations that must stay together: one, or a recurrence."""
+
+    equations: list[Equation]
+    time: str | None = None
+    reverse: bool = False
+    recurrent: bool = False
+    finals: bool = False
+    carried: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        return {e.name for e in self.equations}
+
+
+def reads(expr: Expr) -> list[Read]:
+    return [node for node in walk(expr) if isinstance(node, Read)]
+
+
+def folded_axes(expr: Expr) -> set[str]:
+    """Axes that some reduction in the expression runs over."""
+    return {a for node in walk(expr) if isinstance(node, Reduce) for a in node.axes}
+
+
+def plan(program: Program, sizes: Mapping[str, int], options: PlanOptions | None = None) -> Plan:
+    """Plan an inlined Program for a CPU-like target.
+
+    Args:
+        program: no ``Call`` nodes left (see ``inline``).
+        sizes: extents of the axes bound by inputs; only those of inner axes matter.
+        options: see ``PlanOptions``.
+
+    Raises:
+        Unsupported: an equation has no strategy here; the message names it.
+    """
+    extents = Ranges(program, sizes)
+    planner = _Planner(program, extents)
+    groups = planner.group(planner.units())
+    produced_by = {name: i for i, g in enumerate(groups) for name in g.names}
+    crossing = {
+        r.tensor
+        for i, g in enumerate(groups)
+        for e in g.equations
+        for r in planner.all_reads(e)
+        if r.tensor in produced_by and produced_by[r.tensor] != i
+    }
+    kernels = tuple(planner.kernel(i, g, crossing) for i, g in enumerate(groups))
+    inner = {a for k in kernels for a in k.inner}
+    fixed = {a: extents.value(a) for a in sorted(inner | extents.baked) if not extents.varies(a)}
+    workspaces = tuple(n for n in produced_by if n in crossing and n not in program.outputs)
+    return Plan(program, kernels, workspaces, fixed, options or PlanOptions())
+
+
+def planner_for(program: Program, ranges: Ranges) -> _Planner:
+    """A planner that has looked at the equations of a Program."""
+    planner = _Planner(program, ranges)
+    planner.units()
+    return planner
+
+
+class _Planner:
+    def __init__(self, program: Program, extents: Ranges) -> None:
+        self.program = program
+        self.extents = extents
+        self.tensors = program.tensors()
+        self.produced = {e.name: e for e in program.equations}
+        self.extensions: dict[str, list[Expr]] = {}
+        for item in program.extensions:
+            self.extensions.setdefault(item.tensor, []).append(item.expr)
+
+    # ------------------------------------------------------------ reading
+
+    def all_reads(self, equation: Equation) -> list[Read]:
+        """Reads of an equation, its extensions and those of what it reads."""
+        found = reads(equation.expr)
+        for tensor in {equation.name, *(r.tensor for r in found)}:
+            for expr in self.extensions.get(tensor, ()):
+                found += [r for r in reads(expr) if r.tensor != equation.name]
+        return found
+
+    def lag(self, read: Read, axis: str) -> tuple[int, int] | None:
+        """How far back along ``axis`` a read looks, at least and at most; None when not static."""
+        position = self.tensors[read.tensor].axes.index(axis)
+        return self.extents.offset(Index(axis), read.indices[position])
+
+    def is_final(self, read: Read, axis: str) -> int | None:
+        """How far before the end a read looks when it is at ``#axis - k``; None otherwise."""
+        position = self.tensors[read.tensor].axes.index(axis)
+        bounds = self.extents.from_end(axis, read.indices[position])
+        return bounds[1] if bounds and bounds[0] >= 1 else None
+
+    def is_cheap(self, name: str) -> bool:
+        """A map so cheap that every reader may compute it again."""
+        equation = self.produced.get(name)
+        if equation is None or name in self.program.outputs:
+            return False
+        flops = 0
+        for node in walk(equation.expr):
+            if isinstance(node, (Reduce, Transform, Apply)):
+                return False
+            if isinstance(node, Op):
+                row = OPERATIONS[node.op]
+                flops += row.flops + 100 * row.exponentials
+            if isinstance(node, Read) and node.tensor in self.produced and node.tensor != name:
+                flops += 0 if self.is_identity(node) else _CHEAP_FLOPS + 1
+        return flops <= _CHEAP_FLOPS and not self.depends_on_itself(name)
+
+    def depends_on_itself(self, name: str) -> bool:
+        return any(name in group and (len(group) > 1 or self._self_loop(name)) for group in self._components)
+
+    def is_identity(self, read: Read) -> bool:
+        axes = self.tensors[read.tensor].axes
+        return all(i == Index(a) for a, i in zip(axes, read.indices, strict=True))
+
+    # ------------------------------------------------------------ units
+
+    def units(self) -> list[_Unit]:
+        """Strongly connected equations in an order in which each comes after what it reads."""
+        import networkx
+
+        graph = networkx.DiGraph()
+        graph.add_nodes_from(e.name for e in self.program.equations)
+        for equation in self.program.equations:
+            for read in self.all_reads(equation):
+                if read.tensor in self.produced:
+                    graph.add_edge(read.tensor, equation.name)
+        self._graph = graph
+        self._components = [frozenset(c) for c in networkx.strongly_connected_components(graph)]
+        order = {e.name: i for i, e in enumerate(self.program.equations)}
+        condensed = networkx.condensation(graph, self._components)
+        rank = {n: min(order[m] for m in condensed.nodes[n]["members"]) for n in condensed}
+        found = []
+        for node in networkx.lexicographical_topological_sort(condensed, key=rank.__getitem__):
+            names = condensed.nodes[node]["members"]
+            found.append(self._unit([e for e in self.program.equations if e.name in names]))
+        return found
+
+    def _self_loop(self, name: str) -> bool:
+        return bool(self._graph.has_edge(name, name))
+
+    def _unit(self, equations: list[Equation]) -> _Unit:
+        unit = _Unit(equations)
+        for equation in equations:
+            self._refuse(equation)
+        unit.recurrent = len(equations) > 1 or self._self_loop(equations[0].name)
+        if unit.recurrent:
+            self._orient(unit)
+        return unit
+
+    def _orient(self, unit: _Unit) -> None:
+        """Find the axis that the recurrence runs along, and which way."""
+        for axis in self.program.sequence_axes:
+            lags = []
+            for equation in unit.equations:
+                for read in reads(equation.expr):
+                    if read.tensor in unit.names and axis in self.tensors[read.tensor].axes:
+                        lag = self.lag(read, axis)
+                        if lag is None:
+                            raise Unsupported(
+                                f"equation `{equation.name}` reads its own past at a distance that is not static",
+                                span=read.span, expected="a constant lag such as `h[t-1]`",
+                            )  # fmt: skip
+                        lags.append(lag)
+            if any(lag != (0, 0) for lag in lags):
+                unit.time, unit.reverse = axis, any(low < 0 for low, _ in lags)
+                return
+
+    def _refuse(self, equation: Equation) -> None:
+        """Say Unsupported for what has no strategy on this target."""
+        def no(what: str, node: Expr, hint: str = "the interpreter runs it: `ssmc.ir.interpret`") -> Unsupported:
+            return Unsupported(
+                f"equation `{equation.name}`: {what} has no strategy on this target yet",
+                span=getattr(node, "span", None) or equation.span, hint=hint,
+            )  # fmt: skip
+
+        for node in walk(equation.expr):
+            if isinstance(node, Transform):
+                raise no("a sort" if node.kind == "argsort" else "a Hadamard transform", node)
+            if isinstance(node, Apply):
+                raise no(f"the opaque function `{node.function}`", node)
+            if not isinstance(node, Reduce):
+                continue
+            long = [a for a in node.axes if self.extents.varies(a) and self.extents.is_time(a)]
+            if node.condition is not None and self._equal_codes(node):
+                raise no("a sum over equal codes", node)
+            if long and node.kind in ("softmax", "logsumexp"):
+                raise no(f"a {node.kind} over the sequence axis `{long[0]}`", node)
+            if long and node.condition is not None:
+                raise no(f"a conditional reduction over the sequence axis `{long[0]}`", node)
+
+    def _equal_codes(self, node: Reduce) -> bool:
+        """Whether the condition joins on equality of integer data."""
+        assert node.condition is not None
+        for part in walk(node.condition):
+            if isinstance(part, Op) and part.op == "eq":
+                bound = [any(self._reads_along(side, a) for a in node.axes) for side in part.args]
+                if any(bound) and all(reads(side) for side in part.args):
+                    return True
+        return False
+
+    def _reads_along(self, expr: Expr, axis: str) -> bool:
+        return any(isinstance(n, Index) and n.axis == axis for r in reads(expr) for i in r.indices for n in walk(i))
+
+    # ------------------------------------------------------------ grouping
+
+    def group(self, units: list[_Unit]) -> list[_Unit]:
+        """Put each unit into the first kernel that may hold it, or into a new one."""
+        groups: list[_Unit] = []
+        home: dict[str, int] = {}
+        for unit in units:
+            needs = {r.tensor for e in unit.equations for r in self.all_reads(e)} - unit.names
+            first = max((home[n] for n in needs if n in home), default=0)
+            final = self._final_home(unit, home)
+            place = final if final is not None else len(groups)
+            if final is None:
+                for i in range(first, len(groups)):
+                    if self._fits(groups[i], unit):
+                        place = i
+                        break
+            if place == len(groups):
+                groups.append(_Unit([], unit.time, unit.reverse, unit.recurrent))
+            self._merge(groups[place], unit)
+            home.update((name, place) for name in unit.names)
+        return groups
+
+    def _merge(self, group: _Unit, unit: _Unit) -> None:
+        group.equations.extend(unit.equations)
+        if unit.recurrent:
+            group.recurrent, group.time, group.reverse = True, unit.time, unit.reverse
+
+    def _final_home(self, unit: _Unit, home: dict[str, int]) -> int | None:
+        """The kernel whose carried values a unit reads after the last step, if that is all it does."""
+        places = set()
+        for equation in unit.equations:
+            for read in self.all_reads(equation):
+                if read.tensor not in home or self.is_cheap(read.tensor):
+                    continue
+                axes = [a for a in self.tensors[read.tensor].axes if a in self.program.sequence_axes]
+                if not axes or any(a in equation.axes for a in axes):
+                    return None
+                if any(self.is_final(read, a) is None for a in axes):
+                    return None
+                places.add(home[read.tensor])
+        return places.pop() if len(places) == 1 else None
+
+    def _fits(self, group: _Unit, unit: _Unit) -> bool:
+        if group.recurrent and unit.recurrent and (group.time, group.reverse) != (unit.time, unit.reverse):
+            return False
+        merged = _Unit([*group.equations, *unit.equations])
+        merged.recurrent = group.recurrent or unit.recurrent
+        source = unit if unit.recurrent else group
+        merged.time, merged.reverse = source.time, source.reverse
+        if not self._lags_fit(group, unit, merged):
+            return False
+        before, alone, after = self.parallel(group), self.parallel(unit), self.parallel(merged)
+        time = {merged.time} if merged.recurrent else set()
+        if not set(alone) - time <= set(after):
+            return False
+        if not set(before) - time - self._folds_of(group, unit) <= set(after):
+            return False
+        return not any(self._repeats(e, after, time) for e in merged.equations)
+
+    def _folds_of(self, group: _Unit, unit: _Unit) -> set[str]:
+        """Axes that the unit folds out of values made by the group."""
+        found = set()
+        for equation in unit.equations:
+            for node in walk(equation.expr):
+                if isinstance(node, Reduce) and any(r.tensor in group.names for r in reads(node.body)):
+                    found |= set(node.axes)
+        return found
+
+    def _repeats(self, equation: Equation, parallel: tuple[str, ...], time: set[str | None]) -> bool:
+        """Whether the kernel would compute a costly equation once for every point of a missing axis."""
+        if not set(parallel) - set(equation.axes) - time:
+            return False
+        heavy = any(isinstance(n, Reduce) for n in walk(equation.expr))
+        return heavy or self.depends_on_itself(equation.name)
+
+    def _lags_fit(self, group: _Unit, unit: _Unit, merged: _Unit) -> bool:
+        """Reads of the group's values along a sequence axis must be at static lags, one way."""
+        for equation in unit.equations:
+            for read in self.all_reads(equation):
+                if read.tensor not in group.names or self.is_cheap(read.tensor):
+                    continue
+                for axis in self.tensors[read.tensor].axes:
+                    if axis not in self.program.sequence_axes:
+                        continue
+                    lag = self.lag(read, axis) if axis in equation.axes else None
+                    if lag is None:
+                        return False
+                    if lag != (0, 0):
+                        reverse = lag[0] < 0
+                        if merged.recurrent and (axis, reverse) != (merged.time, merged.reverse):
+                            return False
+                        if lag[0] < 0 < lag[1]:
+                            return False
+                        merged.recurrent, merged.time, merged.reverse = True, axis, reverse
+        return True
+
+    def parallel(self, unit: _Unit) -> tuple[str, ...]:
+        """Axes along which points are independent, in order of first appearance."""
+        bad: set[str] = {unit.time} if unit.recurrent and unit.time else set()
+        for equation in unit.equations:
+            bad |= folded_axes(equation.expr)
+            for read in self.all_reads(equation):
+                if read.tensor not in unit.names or self.is_cheap(read.tensor):
+                    continue
+                axes = self.tensors[read.tensor].axes
+                bad |= {a for a, i in zip(axes, read.indices, strict=True) if i != Index(a) and a != unit.time}
+        order = dict.fromkeys(a for e in unit.equations for a in e.axes)
+        return tuple(a for a in order if a not in bad)
+
+    # ------------------------------------------------------------ kernels
+
+    def kernel(self, number: int, group: _Unit, crossing: set[str]) -> KernelPlan:
+        """Settle the axes of one group of equations."""
+        carried, finals = self._carried(group)
+        if carried and not group.recurrent:
+            group.recurrent = True
+        main = _Unit([e for e in group.equations if e.name not in finals] or group.equations,
+                     group.time, group.reverse, group.recurrent)  # fmt: skip
+        parallel = self.parallel(main)
+        time = group.time or next((a for e in main.equations for a in e.axes if a in self.program.sequence_axes), None)
+        stored = tuple(e.name for e in group.equations if e.name in crossing or e.name in self.program.outputs)
+        grid = tuple(a for a in parallel if a != time)
+        inner = dict.fromkeys(
+            a for e in group.equations for a in (*e.axes, *sorted(folded_axes(e.expr))) if a not in grid and a != time
+        )
+        lane = self._lane(main, grid, stored, bool(inner))
+        return KernelPlan(
+            f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
+            group.reverse, group.recurrent, tuple(inner), carried, stored, finals,
+        )  # fmt: skip
+
+    def _carried(self, group: _Unit) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Values of the group that are read at a lag, with the longest; equations that read them at the end."""
+        carried: dict[str, int] = {}
+        finals = []
+        for equation in group.equations:
+            for read in self.all_reads(equation):
+                if read.tensor not in group.names:
+                    continue
+                for axis in self.tensors[read.tensor].axes:
+                    if axis not in self.program.sequence_axes:
+                        continue
+                    lag = self.lag(read, axis) if axis in equation.axes else None
+                    if lag is not None and lag != (0, 0) and not self.is_cheap(read.tensor):
+                        group.time, group.reverse = axis, lag[0] < 0
+                        carried[read.tensor] = max(carried.get(read.tensor, 0), -lag[0], lag[1])
+                    if axis not in equation.axes and (depth := self.is_final(read, axis)) is not None:
+                        group.time = axis
+                        carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
+                        finals.append(equation.name)
+        return carried, tuple(dict.fromkeys(finals))
+
+    def _lane(self, unit: _Unit, grid: tuple[str, ...], stored: tuple[str, ...], inner: bool) -> str | None:
+        """The axis to vectorise: the last one of what is stored if it is parallel."""
+        votes: dict[str, int] = {}
+        for equation in unit.equations:
+            if equation.axes and equation.name in stored:
+                last = equation.axes[-1]
+                votes[last] = votes.get(last, 0) + len(equation.axes)
+        best = max(votes, key=lambda a: votes[a], default=None)
+        if best in grid:
+            return best
+        return grid[-1] if grid and not inner else None
