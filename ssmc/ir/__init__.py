@@ -4,9 +4,10 @@ The interpreter is a second face, ``from ssmc.ir.interpret import interpret``, b
 which ``check``, ``fmt`` and ``--help`` must not wait for. Nothing here loads NumPy or networkx.
 """
 
+from .accesses import Access, Accesses, Lag
 from .dependence import Dependence, Loop, Step, dependence
-from .extents import bind_extents, check_requirements, evaluate_int
-from .linear import Linear, linear_form
+from .extents import bind_extents, check_requirements, evaluate_int, sizes_used
+from .linear import Linear, at_least, conjuncts, facts, known_extents, linear_form, lower_bound, upper_bound
 from .ops import CALL_NAMES, OPERATIONS, REDUCTIONS, TRANSFORMS, Operation, Reduction, result_type
 from .program import (
     Apply,
