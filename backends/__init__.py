@@ -7,6 +7,6 @@ mathematics that emitted C brings along.
 from . import toolchain
 from .base import TARGETS, Target, target_named
 from .cache import Cache
-from .storage import default_storage, output_storage, state_storage
+from .storage import ALLOWED, default_storage, output_storage, state_storage
 
-__all__ = ["TARGETS", "Cache", "Target", "default_storage", "output_storage", "state_storage", "target_named", "toolchain"]
+__all__ = ["ALLOWED", "TARGETS", "Cache", "Target", "default_storage", "output_storage", "state_storage", "target_named", "toolchain"]

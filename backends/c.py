@@ -8,10 +8,11 @@ Threads share the grid; no two threads write the same element, so results never 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Variable
+from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Tile, Variable
 from ssmc.ir.scalar import Node, walk_nodes
 
 from .c_expr import Expressions
@@ -217,13 +218,16 @@ class _KernelEmitter:
         return list(found)
 
     def _declarations(self) -> None:
-        for ring in self.kernel.rings:
+        k = self.kernel
+        for ring in k.rings:
             for part in ring.parts:
                 dims = ([ring.slots] if ring.slots > 1 else []) + [self.e.loops.fixed[a] for a in ring.dims]
                 self._declare(self.x.ring_name(ring.tensor, part), ring.type, dims, ring.lanes)
-        for variable in self.kernel.variables.values():
+        for variable in k.variables.values():
             if not variable.local:
                 dims = [self.e.loops.fixed[a] for a in variable.dims]
+                if k.tile and variable.name in k.tile.crossing:
+                    dims = [k.tile.steps, *dims]
                 self._declare(self.e.names.get("v", variable.name), variable.type, dims, variable.lanes)
 
     def _c_type(self, type: DType) -> str:
@@ -261,24 +265,66 @@ class _KernelEmitter:
         if not k.step:
             return
         if not k.time:
-            for group in k.step:
-                self._group(group, "step")
-            return
-        time = self.e.names.get("i", k.time)
-        if k.reverse:
+            self._groups(k.step)
+        elif k.tile:
+            self._tiles(k.tile)
+        else:
             with out.block("for (int64_t step = begin; step < end; ++step)"):
-                out.line(f"const int64_t {time} = end - 1 - step;")
-                self._steps()
-            return
-        with out.block(f"for (int64_t {time} = begin; {time} < end; ++{time})"):
-            if k.recurrent:
-                out.line(f"const int64_t step = {time};")
-                out.line("(void)step;")
-            self._steps()
+                self._present("step")
+                self._groups(k.step)
 
-    def _steps(self) -> None:
-        for group in self.kernel.step:
+    def _present(self, step: str) -> None:
+        """Name the index along time that a step stands for."""
+        time = self.e.names.get("i", str(self.kernel.time))
+        self.out.line(f"const int64_t {time} = {f'end - 1 - {step}' if self.kernel.reverse else step};")
+        self.out.line(f"(void){time};")
+
+    def _groups(self, groups: tuple[Group, ...]) -> None:
+        for group in groups:
             self._group(group, "step")
+
+    def _tiles(self, tile: Tile) -> None:
+        """Time in tiles; see ``passes.tile``."""
+        out, k = self.out, self.kernel
+        sums = [s for s in k.step[tile.group].statements if isinstance(s, Accumulate)]
+        with out.block(f"for (int64_t tile = begin; tile < end; tile += {tile.steps})"):
+            out.line(f"const int64_t count = end - tile < {tile.steps} ? end - tile : {tile.steps};")
+            with self._each_step():
+                self._groups(k.step[: tile.group])
+                for statement in sums:
+                    self._start(statement)
+            self._blocks_of_states(tile)
+            if k.step[tile.group + 1 :]:
+                with self._each_step():
+                    self._groups(k.step[tile.group + 1 :])
+
+    @contextmanager
+    def _each_step(self) -> Iterator[None]:
+        with self.out.block("for (int64_t s = 0; s < count; ++s)"):
+            self._present("tile + s")
+            yield
+
+    def _blocks_of_states(self, tile: Tile) -> None:
+        out, axis = self.out, self.e.names.get("i", tile.axis)
+        held = [(ring, part) for ring in self.kernel.rings for part in ring.parts]
+        with out.block(f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"):
+            for ring, part in held:
+                name = self.e.names.get("h", f"{ring.tensor} {part}")
+                out.line(f"{self._c_type(ring.type)} {name}[{tile.states}][{self.vector}] __attribute__((aligned(64)));")
+            for into in (True, False):
+                if not into:
+                    with self._each_step():
+                        out.line(f"#pragma GCC unroll {tile.states}")
+                        with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
+                            out.line(f"const int64_t {axis} = first + k;")
+                            self.x.in_block = True
+                            self._innermost(self.kernel.step[tile.group], "step")
+                            self.x.in_block = False
+                with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"), out.block("for (int64_t j = 0; j < w; ++j)"):
+                    for ring, part in held:
+                        here = f"{self.e.names.get('h', f'{ring.tensor} {part}')}[k][j]"
+                        there = f"{self.x.ring_name(ring.tensor, part)}[first + k][j]"
+                        out.line(f"{here} = {there};" if into else f"{there} = {here};")
 
     # ------------------------------------------------------------ groups
 
@@ -359,6 +405,8 @@ class _KernelEmitter:
     def _start(self, statement: Accumulate) -> None:
         variable, kind = statement.variable, statement.node.name[0]  # type: ignore[index]
         name, type = self._accumulator(variable), self._c_type(variable.type)
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            name += "[s]"
         shape = f"[{self.vector}]" if variable.lanes else ""
         if variable.dims:
             self.out.line(f"{type} {name}{shape};")
@@ -391,7 +439,10 @@ class _KernelEmitter:
     def _accumulate(self, statement: Accumulate, section: str) -> None:
         node, variable = statement.node, statement.variable
         kind = node.name[0]  # type: ignore[index]
-        into = self._accumulator(variable) + ("[j]" if variable.lanes else "")
+        into = self._accumulator(variable)
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            into += "[s]"
+        into += "[j]" if variable.lanes else ""
         body = self.x.expr(node.args[-1], section)
         if kind in ("argmax", "argmin"):
             self._accumulate_index(node, into, body, section)

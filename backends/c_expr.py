@@ -22,8 +22,7 @@ _PRELUDE = frozenset(
     "sin cos tan arcsin arccos arctan arctan2 pow".split()
 )
 _LIBM = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "rint", "abs": "fabs"}
-_INTEGER = {"floordiv": "ssmc_floordiv", "mod": "ssmc_mod", "pow": "ssmc_ipow",
-            "shift_left": "ssmc_shift_left", "shift_right": "ssmc_shift_right"}  # fmt: skip
+_INTEGER = frozenset({"floordiv", "mod", "pow", "shift_left", "shift_right"})
 
 
 class Expressions:
@@ -37,6 +36,7 @@ class Expressions:
         self.precision, self.storage, self.fixed, self.needed = precision, storage, fixed, needed
         self.tensors = program.tensors()
         self.rings = {ring.tensor: ring for ring in kernel.rings}
+        self.in_block = False  # inside a tile, where carried values have a copy for the block of states
 
     # ------------------------------------------------------------ names
 
@@ -52,6 +52,8 @@ class Expressions:
         name = self.names.get("v", variable.name)
         if variable.local:
             return name
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            name += "[s]"
         return name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
 
     # ------------------------------------------------------------ expressions
@@ -121,14 +123,13 @@ class Expressions:
         if op == "int":
             if node.args[0].type is BOOL:
                 return f"((int64_t){args[0]})"
-            return self._call("to_int", args)
+            return self._call("int", args)
         if op == "bool":
             return f"({args[0]} != 0)"
         if op in ("minimum", "maximum"):
             return self._call(op, args) if real else f"({args[0]} {'<' if op == 'minimum' else '>'} {args[1]} ? {args[0]} : {args[1]})"
         if op in _INTEGER and not real:
-            self.needed.add(op)
-            return f"{_INTEGER[op]}({', '.join(args)})"
+            return self._call(op, args, "i64")
         if op in ("abs", "sign", "relu") and not real:
             return {"abs": f"({args[0]} < 0 ? -{args[0]} : {args[0]})",
                     "sign": f"(({args[0]} > 0) - ({args[0]} < 0))",
@@ -139,9 +140,10 @@ class Expressions:
             return self._call(op, args)
         raise InternalError(f"C has no spelling for operation {op!r}")
 
-    def _call(self, function: str, args: list[str]) -> str:
-        self.needed.add(function)
-        return f"ssmc_{function}_{self.precision}({', '.join(args)})"
+    def _call(self, function: str, args: list[str], type: str = "") -> str:
+        name = f"ssmc_{function}_{type or self.precision}"
+        self.needed.add(name)
+        return f"{name}({', '.join(args)})"
 
     @property
     def real_type(self) -> str:
@@ -177,7 +179,7 @@ class Expressions:
     def widen(self, text: str, storage: str) -> str:
         """A stored number as one that is computed with."""
         if storage in ("bf16", "f16"):
-            self.needed.add(f"{storage}_to_f32")
+            self.needed.add(f"ssmc_{storage}_to_f32")
             text = f"ssmc_{storage}_to_f32({text})"
             return text if self.precision == "f32" else f"(double){text}"
         if storage == "i32":
@@ -191,7 +193,7 @@ class Expressions:
     def narrow(self, text: str, storage: str) -> str:
         """A computed number as it is stored."""
         if storage in ("bf16", "f16"):
-            self.needed.add(f"f32_to_{storage}")
+            self.needed.add(f"ssmc_f32_to_{storage}")
             return f"ssmc_f32_to_{storage}({text if self.precision == 'f32' else f'(float){text}'})"
         if storage in ("i32", "b8"):
             return f"({'int32_t' if storage == 'i32' else 'uint8_t'})({text})"
@@ -214,6 +216,8 @@ class Expressions:
     def ring_element(self, tensor: str, part: str, lag: str, inner: list[str], end: bool) -> str:
         """``lag`` steps before the present step, or before the end."""
         ring = self.rings[tensor]
+        if self.in_block:
+            return f"{self.names.get('h', f'{tensor} {part}')}[k][j]"
         now = self.size(str(self.kernel.time)) if end else "step"
         slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
         return self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")

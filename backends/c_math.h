@@ -9,8 +9,9 @@
 
 #define SSMC_INLINE static inline __attribute__((always_inline))
 
-/* a * b + c with one rounding where that is one instruction; nothing here relies on it for accuracy. */
+/* a * b + c with one rounding where that is one instruction */
 #if defined(__FMA__) || defined(__aarch64__)
+#define SSMC_HAS_FMA
 #define SSMC_FMA(a, b, c) __builtin_fmaf(a, b, c)
 #else
 #define SSMC_FMA(a, b, c) ((a) * (b) + (c))
@@ -28,24 +29,52 @@ SSMC_INLINE float ssmc_float(uint32_t bits) {
     return x;
 }
 
+/* The next three spare the compiler selects on floating point. gcc 12 has no minimum and maximum instructions
+   for those, and takes combinations of their outcomes apart, which spoils the loop. */
+
+/* the smaller of a and a positive number; NaN becomes the latter */
+SSMC_INLINE float ssmc_at_most(float a, float positive) {
+    int32_t bits = (int32_t)ssmc_bits(a), most = (int32_t)ssmc_bits(positive);
+    return ssmc_float((uint32_t)(bits < most ? bits : most));
+}
+
+SSMC_INLINE float ssmc_zero_if(int condition, float otherwise) {
+    return ssmc_float(ssmc_bits(otherwise) & (0u - (uint32_t)!condition));
+}
+
+SSMC_INLINE float ssmc_nan_if(int condition, float otherwise) {
+    return ssmc_float(ssmc_bits(otherwise) | (0u - (uint32_t)condition));
+}
+
 /* Exponentials. Adding SSMC_ROUND rounds to an integer n and leaves n + 126 in the lowest bits of the sum,
    which, shifted into the exponent, are 2^(n-1); a polynomial that is twice the exponential makes up for
-   the half, and 2^128 is never formed. n = -126 gives 0. */
+   the half, and 2^128 is never formed. n is kept below 130; n = 129 gives infinity. Below the normal numbers
+   n is of no use, and the result is masked. */
 
 #define SSMC_ROUND 12583038.0f /* 1.5 * 2^23 + 126 */
 
 #define SSMC_LOG2E 1.44269504f
 
+#define SSMC_LN2 0.693147182f
+
 /* log(2) in two parts; the first has 16 bits, so that its product with n is exact. */
 #define SSMC_LN2_HIGH 0.693145752f
 #define SSMC_LN2_LOW 1.42860677e-6f
 
-/* 2^(n-1) from n + SSMC_ROUND, for -126 <= n <= 129 */
+/* where e^x leaves the normal numbers */
+#define SSMC_EXP_LEAST -87.33f
+
+/* n + SSMC_ROUND for the integer n next to x / log(2), at most 129 */
+SSMC_INLINE float ssmc_exp_round(float x) {
+    return ssmc_at_most(SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND), SSMC_ROUND + 129.0f);
+}
+
+/* 2^(n-1) from n + SSMC_ROUND */
 SSMC_INLINE float ssmc_power_of_two(float rounded) {
     return ssmc_float(ssmc_bits(rounded) << 23);
 }
 
-/* 2 e^f for |f| <= log(2) / 2 */
+/* 2 e^f for |f| <= log(2) / 2; positive beyond */
 SSMC_INLINE float ssmc_twice_exp(float f) {
     float p = 0.00276378775f;
     p = SSMC_FMA(p, f, 0.0167374071f);
@@ -56,29 +85,30 @@ SSMC_INLINE float ssmc_twice_exp(float f) {
     return SSMC_FMA(p, f, 2.0f);
 }
 
-/* x - n log(2), given n + SSMC_ROUND */
+/* x - n log(2), given n + SSMC_ROUND. Where the product is exact, log(2) is rounded once and as good as one part
+   in twenty of a rounding of x. */
 SSMC_INLINE float ssmc_exp_rest(float x, float rounded) {
     float n = rounded - SSMC_ROUND;
-    float f = SSMC_FMA(n, -SSMC_LN2_HIGH, x);
-    return SSMC_FMA(n, -SSMC_LN2_LOW, f);
+#ifdef SSMC_HAS_FMA
+    return SSMC_FMA(n, -SSMC_LN2, x);
+#else
+    return SSMC_FMA(n, -SSMC_LN2_LOW, SSMC_FMA(n, -SSMC_LN2_HIGH, x));
+#endif
 }
 
-/* e^x for -87.34 <= x <= 89.4 */
+/* e^x for x >= SSMC_EXP_LEAST */
 SSMC_INLINE float ssmc_exp_inside(float x) {
-    float rounded = SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND);
+    float rounded = ssmc_exp_round(x);
     return ssmc_twice_exp(ssmc_exp_rest(x, rounded)) * ssmc_power_of_two(rounded);
 }
 
 SSMC_INLINE float ssmc_exp_f32(float x) {
-    float least = x < -87.34f ? -87.34f : x;
-    return ssmc_exp_inside(least > 89.4f ? 89.4f : least);
+    return ssmc_zero_if(x < SSMC_EXP_LEAST, ssmc_exp_inside(x));
 }
 
 SSMC_INLINE float ssmc_exp2_f32(float x) {
-    float least = x < -126.0f ? -126.0f : x;
-    float t = least > 129.0f ? 129.0f : least;
-    float rounded = t + SSMC_ROUND;
-    float f = t - (rounded - SSMC_ROUND);
+    float rounded = ssmc_at_most(x + SSMC_ROUND, SSMC_ROUND + 129.0f);
+    float f = x - (rounded - SSMC_ROUND);
     float p = 0.000306535623f;
     p = SSMC_FMA(p, f, 0.00267820503f);
     p = SSMC_FMA(p, f, 0.0192370117f);
@@ -86,12 +116,12 @@ SSMC_INLINE float ssmc_exp2_f32(float x) {
     p = SSMC_FMA(p, f, 0.480452955f);
     p = SSMC_FMA(p, f, 1.38629436f);
     p = SSMC_FMA(p, f, 2.0f);
-    return p * ssmc_power_of_two(rounded);
+    return ssmc_zero_if(x < -125.99f, p * ssmc_power_of_two(rounded));
 }
 
-/* (e^x - 1) / 2 for -87.34 <= x <= 89.4: with e^f = 1 + q it is 2^(n-1) q + (2^(n-1) - 1/2) */
+/* (e^x - 1) / 2 for x >= -80: with e^f = 1 + q it is 2^(n-1) q + (2^(n-1) - 1/2) */
 SSMC_INLINE float ssmc_half_expm1(float x) {
-    float rounded = SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND);
+    float rounded = ssmc_exp_round(x);
     float scale = ssmc_power_of_two(rounded);
     float f = ssmc_exp_rest(x, rounded);
     float p = 0.0013868435f;
@@ -104,9 +134,8 @@ SSMC_INLINE float ssmc_half_expm1(float x) {
 }
 
 SSMC_INLINE float ssmc_expm1_f32(float x) {
-    float least = x < -87.34f ? -87.34f : x;
-    float half = ssmc_half_expm1(least > 89.4f ? 89.4f : least);
-    return half + half;
+    float half = ssmc_half_expm1(x);
+    return x < -80.0f ? -1.0f : half + half;
 }
 
 /* Logarithms. x = 2^e (1 + f) with 2/3 <= 1 + f < 4/3. */
@@ -126,11 +155,11 @@ SSMC_INLINE float ssmc_log_near_one(float f) {
     return SSMC_FMA(p * f, f, f);
 }
 
-/* What every logarithm gives at and below 0 and at infinity and NaN, and `inside` elsewhere. */
+/* What a logarithm gives for x = 0, for infinity, for negative x and NaN, and `inside` elsewhere. */
 SSMC_INLINE float ssmc_log_edges(float x, float inside) {
-    float below = x < 0.0f ? __builtin_nanf("") : -__builtin_inff();
-    float finite = x < __builtin_inff() ? inside : x;
-    return x <= 0.0f ? below : finite;
+    inside = x == 0.0f ? -__builtin_inff() : inside;
+    inside = x == __builtin_inff() ? x : inside;
+    return ssmc_nan_if(!(x >= 0.0f), inside);
 }
 
 SSMC_INLINE float ssmc_log_f32(float x) {
@@ -161,9 +190,9 @@ SSMC_INLINE float ssmc_log1p_inside(float x) {
 }
 
 SSMC_INLINE float ssmc_log1p_f32(float x) {
-    float finite = x < __builtin_inff() ? ssmc_log1p_inside(x) : x;
-    float below = x < -1.0f ? __builtin_nanf("") : -__builtin_inff();
-    return x <= -1.0f ? below : finite;
+    float y = x == -1.0f ? -__builtin_inff() : ssmc_log1p_inside(x);
+    y = x == __builtin_inff() ? x : y;
+    return ssmc_nan_if(!(x >= -1.0f), y);
 }
 
 /* Activations. */
@@ -178,16 +207,15 @@ SSMC_INLINE float ssmc_silu_f32(float x) {
 
 /* log(1 + e^x), and x itself above 20 */
 SSMC_INLINE float ssmc_softplus_f32(float x) {
-    float least = x < -87.34f ? -87.34f : x;
-    float y = ssmc_log1p_inside(ssmc_exp_inside(least > 20.0f ? 20.0f : least));
-    return x > 20.0f ? x : y;
+    float y = ssmc_log1p_inside(ssmc_exp_inside(x));
+    return x > 20.0f ? x : ssmc_zero_if(x < SSMC_EXP_LEAST, y);
 }
 
 /* With m = e^(2|x|) - 1 it is m / (m + 2); beyond 10 it is 1. */
 SSMC_INLINE float ssmc_tanh_f32(float x) {
     float a = __builtin_fabsf(x);
-    float half = ssmc_half_expm1(a > 10.0f ? 20.0f : 2.0f * a);
-    return __builtin_copysignf(half / (half + 1.0f), x);
+    float half = ssmc_half_expm1(a + a);
+    return __builtin_copysignf(a > 10.0f ? 1.0f : half / (half + 1.0f), x);
 }
 
 /* x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) */
@@ -210,15 +238,14 @@ SSMC_INLINE float ssmc_erf_f32(float x) {
     near = SSMC_FMA(near, z, 0.112815820f);
     near = SSMC_FMA(near, z, -0.376124769f);
     near = SSMC_FMA(near, z, 0.128379151f);
-    float t = a > 3.95f ? 3.95f : a;
     float far = 0.00021365477f;
-    far = SSMC_FMA(far, t, -0.00321221421f);
-    far = SSMC_FMA(far, t, 0.0228811093f);
-    far = SSMC_FMA(far, t, -0.105247930f);
-    far = SSMC_FMA(far, t, -0.635728955f);
-    far = SSMC_FMA(far, t, -1.12851119f);
-    far = __builtin_copysignf(1.0f - ssmc_exp_inside(far * t), x);
-    return a < 0.94f ? SSMC_FMA(near, x, x) : far;
+    far = SSMC_FMA(far, a, -0.00321221421f);
+    far = SSMC_FMA(far, a, 0.0228811093f);
+    far = SSMC_FMA(far, a, -0.105247930f);
+    far = SSMC_FMA(far, a, -0.635728955f);
+    far = SSMC_FMA(far, a, -1.12851119f);
+    far = 1.0f - ssmc_zero_if(a > 3.95f, ssmc_exp_inside(far * a));
+    return a < 0.94f ? SSMC_FMA(near, x, x) : __builtin_copysignf(far, x);
 }
 
 SSMC_INLINE float ssmc_gelu_f32(float x) {
@@ -227,25 +254,23 @@ SSMC_INLINE float ssmc_gelu_f32(float x) {
 
 /* Hyperbolic functions, from half the exponential, which is finite where their result is. */
 
-/* e^x / 2 for 0 <= x <= 89.5 */
+/* e^x / 2 for x >= 0 */
 SSMC_INLINE float ssmc_half_exp(float x) {
-    float rounded = SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND);
+    float rounded = ssmc_exp_round(x);
     return ssmc_twice_exp(ssmc_exp_rest(x, rounded)) * ssmc_power_of_two(rounded - 1.0f);
 }
 
 SSMC_INLINE float ssmc_cosh_f32(float x) {
-    float a = __builtin_fabsf(x);
-    float half = ssmc_half_exp(a > 89.5f ? 89.5f : a);
+    float half = ssmc_half_exp(__builtin_fabsf(x));
     return half + 0.25f / half;
 }
 
 /* With m = e^|x| - 1 it is (m + m / (m + 1)) / 2 for small |x|, else half the exponential. */
 SSMC_INLINE float ssmc_sinh_f32(float x) {
     float a = __builtin_fabsf(x);
-    float half = ssmc_half_expm1(a > 20.0f ? 20.0f : a);
+    float half = ssmc_half_expm1(a);
     float small = half + half / (half + half + 1.0f);
-    float large = ssmc_half_exp(a > 89.5f ? 89.5f : a);
-    return __builtin_copysignf(a > 20.0f ? large : small, x);
+    return __builtin_copysignf(a > 20.0f ? ssmc_half_exp(a) : small, x);
 }
 
 /* Angles. Any x is brought to |x| < 2^28 by the factor below, which changes x by a multiple of 2 pi: entry
@@ -450,278 +475,4 @@ SSMC_INLINE int64_t ssmc_int_f32(float x) {
     int64_t whole = (int64_t)inside;
     whole = x >= 9223372036854775808.0f ? INT64_MAX : whole;
     return x < -9223372036854775808.0f ? INT64_MIN : whole;
-}
-
-/* The same in double precision, which is for checking more than for speed: from the C library. */
-
-SSMC_INLINE double ssmc_exp_f64(double x) {
-    return exp(x);
-}
-
-SSMC_INLINE double ssmc_exp2_f64(double x) {
-    return exp2(x);
-}
-
-SSMC_INLINE double ssmc_expm1_f64(double x) {
-    return expm1(x);
-}
-
-SSMC_INLINE double ssmc_log_f64(double x) {
-    return log(x);
-}
-
-SSMC_INLINE double ssmc_log2_f64(double x) {
-    return log2(x);
-}
-
-SSMC_INLINE double ssmc_log1p_f64(double x) {
-    return log1p(x);
-}
-
-SSMC_INLINE double ssmc_sigmoid_f64(double x) {
-    double small = exp(-fabs(x));
-    return (x < 0.0 ? small : 1.0) / (1.0 + small);
-}
-
-SSMC_INLINE double ssmc_silu_f64(double x) {
-    return x * ssmc_sigmoid_f64(x);
-}
-
-SSMC_INLINE double ssmc_softplus_f64(double x) {
-    return x > 20.0 ? x : log1p(exp(x));
-}
-
-SSMC_INLINE double ssmc_tanh_f64(double x) {
-    return tanh(x);
-}
-
-SSMC_INLINE double ssmc_sinh_f64(double x) {
-    return sinh(x);
-}
-
-SSMC_INLINE double ssmc_cosh_f64(double x) {
-    return cosh(x);
-}
-
-SSMC_INLINE double ssmc_erf_f64(double x) {
-    return erf(x);
-}
-
-SSMC_INLINE double ssmc_gelu_f64(double x) {
-    return 0.5 * x * (1.0 + erf(0.70710678118654752440 * x));
-}
-
-SSMC_INLINE double ssmc_gelu_tanh_f64(double x) {
-    return x * ssmc_sigmoid_f64(1.5957691216057307117 * (x + 0.044715 * x * x * x));
-}
-
-SSMC_INLINE double ssmc_relu_f64(double x) {
-    return x < 0.0 ? 0.0 : x;
-}
-
-SSMC_INLINE double ssmc_sin_f64(double x) {
-    return sin(x);
-}
-
-SSMC_INLINE double ssmc_cos_f64(double x) {
-    return cos(x);
-}
-
-SSMC_INLINE double ssmc_tan_f64(double x) {
-    return tan(x);
-}
-
-SSMC_INLINE double ssmc_arcsin_f64(double x) {
-    return asin(x);
-}
-
-SSMC_INLINE double ssmc_arccos_f64(double x) {
-    return acos(x);
-}
-
-SSMC_INLINE double ssmc_arctan_f64(double x) {
-    return atan(x);
-}
-
-SSMC_INLINE double ssmc_arctan2_f64(double y, double x) {
-    return atan2(y, x);
-}
-
-SSMC_INLINE double ssmc_pow_f64(double x, double y) {
-    return pow(x, y);
-}
-
-SSMC_INLINE double ssmc_sqrt_f64(double x) {
-    return __builtin_sqrt(x);
-}
-
-SSMC_INLINE double ssmc_rsqrt_f64(double x) {
-    return 1.0 / __builtin_sqrt(x);
-}
-
-SSMC_INLINE double ssmc_hypot_f64(double x, double y) {
-    return hypot(x, y);
-}
-
-SSMC_INLINE double ssmc_abs_f64(double x) {
-    return __builtin_fabs(x);
-}
-
-SSMC_INLINE double ssmc_sign_f64(double x) {
-    double negative = x < 0.0 ? -1.0 : x;
-    return x > 0.0 ? 1.0 : negative;
-}
-
-SSMC_INLINE double ssmc_minimum_f64(double a, double b) {
-    return a < b || a != a ? a : b;
-}
-
-SSMC_INLINE double ssmc_maximum_f64(double a, double b) {
-    return a > b || a != a ? a : b;
-}
-
-SSMC_INLINE double ssmc_floor_f64(double x) {
-    return __builtin_floor(x);
-}
-
-SSMC_INLINE double ssmc_ceil_f64(double x) {
-    return __builtin_ceil(x);
-}
-
-SSMC_INLINE double ssmc_round_f64(double x) {
-    return __builtin_rint(x);
-}
-
-SSMC_INLINE int64_t ssmc_int_f64(double x) {
-    double inside = x >= -9223372036854775808.0 && x < 9223372036854775808.0 ? x : 0.0;
-    int64_t whole = (int64_t)inside;
-    whole = x >= 9223372036854775808.0 ? INT64_MAX : whole;
-    return x < -9223372036854775808.0 ? INT64_MIN : whole;
-}
-
-/* 64-bit integers, which wrap. Division is towards minus infinity, and by 0 gives 0. */
-
-SSMC_INLINE int64_t ssmc_floordiv_i64(int64_t a, int64_t b) {
-    if (b == 0) return 0;
-    if (b == -1) return (int64_t)(0u - (uint64_t)a);
-    return a / b - (a % b != 0 && (a % b < 0) != (b < 0));
-}
-
-SSMC_INLINE int64_t ssmc_mod_i64(int64_t a, int64_t b) {
-    if (b == 0 || b == -1) return 0;
-    int64_t rest = a % b;
-    return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
-}
-
-/* truncated when b < 0 */
-SSMC_INLINE int64_t ssmc_pow_i64(int64_t a, int64_t b) {
-    if (b < 0) return a == 1 ? 1 : a == -1 ? (b & 1 ? -1 : 1) : 0;
-    uint64_t result = 1, square = (uint64_t)a;
-    for (; b > 0; b >>= 1) {
-        result *= b & 1 ? square : 1;
-        square *= square;
-    }
-    return (int64_t)result;
-}
-
-SSMC_INLINE int64_t ssmc_shift_left_i64(int64_t a, int64_t b) {
-    uint64_t shifted = (uint64_t)a << (b < 0 ? 0 : b & 63);
-    return b > 63 ? 0 : (int64_t)shifted;
-}
-
-SSMC_INLINE int64_t ssmc_shift_right_i64(int64_t a, int64_t b) {
-    return a >> (b < 0 ? 0 : b > 63 ? 63 : b);
-}
-
-SSMC_INLINE int64_t ssmc_abs_i64(int64_t a) {
-    return a < 0 ? (int64_t)(0u - (uint64_t)a) : a;
-}
-
-SSMC_INLINE int64_t ssmc_sign_i64(int64_t a) {
-    return (a > 0) - (a < 0);
-}
-
-SSMC_INLINE int64_t ssmc_relu_i64(int64_t a) {
-    return a < 0 ? 0 : a;
-}
-
-SSMC_INLINE int64_t ssmc_minimum_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-SSMC_INLINE int64_t ssmc_maximum_i64(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
-/* A real number to an integer power, by squaring. */
-
-SSMC_INLINE float ssmc_powi_f32(float x, int64_t n) {
-    uint64_t left = n < 0 ? 0u - (uint64_t)n : (uint64_t)n;
-    float result = 1.0f;
-    for (; left > 0; left >>= 1) {
-        result *= left & 1 ? x : 1.0f;
-        x *= x;
-    }
-    return n < 0 ? 1.0f / result : result;
-}
-
-SSMC_INLINE double ssmc_powi_f64(double x, int64_t n) {
-    uint64_t left = n < 0 ? 0u - (uint64_t)n : (uint64_t)n;
-    double result = 1.0;
-    for (; left > 0; left >>= 1) {
-        result *= left & 1 ? x : 1.0;
-        x *= x;
-    }
-    return n < 0 ? 1.0 / result : result;
-}
-
-/* Storage of 16 bits; rounded to nearest, ties to even; NaN stays NaN. */
-
-SSMC_INLINE float ssmc_bf16_to_f32(uint16_t x) {
-    return ssmc_float((uint32_t)x << 16);
-}
-
-SSMC_INLINE uint16_t ssmc_f32_to_bf16(float x) {
-    uint32_t bits = ssmc_bits(x);
-    uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    return (uint16_t)((x != x ? bits | 0x400000u : rounded) >> 16);
-}
-
-/* Where the compiler turns vectors of these conversions into instructions, it may. */
-#if defined(__AVX512FP16__) || defined(__ARM_FP16_FORMAT_IEEE) || defined(__F16C__) && defined(__clang__)
-#define SSMC_HAS_FLOAT16 1
-#else
-#define SSMC_HAS_FLOAT16 0
-#endif
-
-/* By integers: the exponent is moved, infinities and NaN are moved twice, subnormals are normalised by
-   subtracting what was added. */
-SSMC_INLINE float ssmc_f16_to_f32(uint16_t x) {
-#if SSMC_HAS_FLOAT16
-    _Float16 half;
-    __builtin_memcpy(&half, &x, sizeof half);
-    return (float)half;
-#else
-    uint32_t moved = ((uint32_t)x & 0x7fffu) << 13, exponent = moved & 0x0f800000u;
-    float normal = ssmc_float(moved + (exponent == 0x0f800000u ? 0x70000000u : 0x38000000u));
-    float subnormal = ssmc_float(moved + 0x38800000u) - 6.10351562e-5f;
-    uint32_t magnitude = ssmc_bits(exponent == 0u ? subnormal : normal);
-    return ssmc_float(magnitude | ((uint32_t)x & 0x8000u) << 16);
-#endif
-}
-
-SSMC_INLINE uint16_t ssmc_f32_to_f16(float x) {
-#if SSMC_HAS_FLOAT16
-    _Float16 half = (_Float16)x;
-    uint16_t bits;
-    __builtin_memcpy(&bits, &half, sizeof bits);
-    return bits;
-#else
-    uint32_t magnitude = ssmc_bits(x) & 0x7fffffffu, sign = ssmc_bits(x) >> 16 & 0x8000u;
-    uint32_t subnormal = ssmc_bits(ssmc_float(magnitude) + 0.5f) - 0x3f000000u;
-    uint32_t normal = (magnitude + 0xc8000fffu + (magnitude >> 13 & 1u)) >> 13;
-    uint32_t large = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
-    return (uint16_t)(sign | (magnitude >= 0x477ff000u ? large : finite));
-#endif
 }

@@ -12,7 +12,7 @@ from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
-from ssmc.passes import Plan, PlanOptions, inline, lower, plan
+from ssmc.passes import Plan, PlanOptions, inline, lift, lower, plan
 
 __all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
 
@@ -85,7 +85,7 @@ def stages(
         Unsupported: an equation has no strategy on this target.
     """
     backend = target_named(target)
-    program = inline(program)
+    program = lift(inline(program))
     options = options or PlanOptions()
     held = _storage(program, storage)
     known = dict(sizes or {})

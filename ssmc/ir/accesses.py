@@ -99,12 +99,13 @@ class Accesses:
         required = (facts(item.condition, self.extents) for item in self.program.requirements)
         object.__setattr__(self, "required", tuple(fact for found in required for fact in found))
 
-    def of(self, equation: Equation) -> list[Access]:
-        """Every read that ``equation`` makes, except those that are certainly out of range."""
+    def of(self, equation: Equation, given: tuple[Linear, ...] = ()) -> list[Access]:
+        """Every read that ``equation`` makes where the forms in ``given``, over its axes, are ≥ 0,
+        except those that are certainly out of range."""
         if isinstance(equation.expr, Apply):
             whole = (Read(name, tuple(map(Index, self.tensors[name].axes))) for name in equation.expr.args)
             return [Access(equation, read, (), frozenset(self.tensors[read.tensor].axes)) for read in whole]
-        return list(self._below(equation, equation.expr, _Place(self.required)))
+        return list(self._below(equation, equation.expr, _Place(self.required + given)))
 
     def _below(self, equation: Equation, expr: Expr, place: _Place) -> Iterator[Access]:
         match expr:

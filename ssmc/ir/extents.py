@@ -40,13 +40,17 @@ def bind_extents(program: Program, shapes: Mapping[str, Sequence[int]]) -> dict[
                     span=tensor.span,
                 )
             origin.setdefault(axis, tensor.name)
-    _bind_stated(program, sizes, origin)
+    sizes = complete_extents(program, sizes, origin)
     check_requirements(program, sizes)
     return sizes
 
 
-def _bind_stated(program: Program, sizes: dict[str, int], origin: Mapping[str, str]) -> None:
-    """Evaluate the extents that the Program states, in the order in which they become known."""
+def complete_extents(program: Program, known: Sizes, origin: Mapping[str, str] | None = None) -> dict[str, int]:
+    """The extent of every axis, given those that inputs bind; ``origin`` names the input for messages.
+
+    Extents that the Program states are evaluated in the order in which they become known.
+    """
+    sizes = dict(known)
     waiting = [axis for axis in program.axes if axis.extent is not None]
     while waiting:
         ready = [axis for axis in waiting if axis.extent is not None and sizes_used(axis.extent) <= sizes.keys()]
@@ -59,7 +63,7 @@ def _bind_stated(program: Program, sizes: dict[str, int], origin: Mapping[str, s
                 raise UserError(f"{program.name}: the extent of axis {axis.name!r} is {extent}", span=axis.span)
             if axis.name in sizes and sizes[axis.name] != extent:
                 raise UserError(
-                    f"{program.name}: axis {axis.name!r} of {origin[axis.name]!r} has extent {sizes[axis.name]}",
+                    f"{program.name}: axis {axis.name!r}{_of(origin, axis.name)} has extent {sizes[axis.name]}",
                     expected=f"{extent}, its stated extent",
                     span=axis.span,
                 )
@@ -68,6 +72,11 @@ def _bind_stated(program: Program, sizes: dict[str, int], origin: Mapping[str, s
     for axis in program.axes:
         if axis.name not in sizes:
             raise InternalError(f"{program.name}: nothing binds the extent of axis {axis.name!r}")
+    return sizes
+
+
+def _of(origin: Mapping[str, str] | None, axis: str) -> str:
+    return f" of {origin[axis]!r}" if origin and axis in origin else ""
 
 
 def check_requirements(program: Program, sizes: Sizes) -> None:

@@ -106,6 +106,19 @@ class Ring:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """Time in tiles of ``steps``, axis ``axis`` in blocks of ``states`` (which divides it): the group
+    ``group`` of ``step`` runs block by block through a tile. ``crossing`` names the variables that
+    live for a whole tile."""
+
+    steps: int
+    axis: str
+    states: int
+    group: int
+    crossing: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks."""
@@ -123,6 +136,7 @@ class Kernel:
     variables: Mapping[tuple[str, int], Variable]
     arrays: Mapping[tuple[str, str], Variable]
     tensors: tuple[str, ...]
+    tile: Tile | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
 from .inline import inline
+from .lift import lift
 from .lower import lower
 from .plan import KernelPlan, Plan, PlanOptions, plan
 
-__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lower", "plan"]
+__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lift", "lower", "plan"]

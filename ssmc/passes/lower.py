@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ssmc.errors import InternalError
+from ssmc.errors import InternalError, Unsupported
 from ssmc.ir import INT, REAL, Const, DType, Equation, Expr, Index, Op, Size
 from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, Ring, RingSet, Statement, Store, Variable
 from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
@@ -18,6 +18,7 @@ from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
 from .plan import KernelPlan, Plan, planner_for
 from .ranges import Ranges, as_int
 from .scalarise import Scalariser
+from .tile import tile
 
 # A value that does not vary along time is computed ahead when it takes at most so many numbers.
 _LANE_ARRAY, _SCALAR_ARRAY = 256, 8192
@@ -31,7 +32,7 @@ def lower(plan: Plan, sizes: dict[str, int], lanes: int) -> Loops:
     kernels = []
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)
-        kernels.append(_KernelLowering(plan, kernel, ranges, scalariser).run())
+        kernels.append(tile(_KernelLowering(plan, kernel, ranges, scalariser).run(), plan.fixed, plan.options))
     return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed, lanes)
 
 
@@ -370,7 +371,17 @@ class _KernelLowering:
             if item.users > 1:
                 local = key not in crossing and not item.is_reduce and item.node.number not in forced
                 dims = () if local else tuple(a for a in self.kernel.inner if a in item.axes)
+                self._bounded(dims)
                 self.variables[key] = Variable(self._variable_name(item.node), item.node.type, dims, item.lanes, local)
+
+    def _bounded(self, dims: tuple[str, ...]) -> None:
+        """Refuse to keep a value for every step of a sequence."""
+        for axis in dims:
+            if self.ranges.varies(axis):
+                names = ", ".join(f"`{n}`" for n in self.kernel.equations)
+                span = self.plan.program.equation(self.kernel.equations[0]).span
+                raise Unsupported(f"equations {names} need a whole row along `{axis}` at once, which has no strategy on "
+                                  "this target yet", span=span)  # fmt: skip
 
     def _all_uses(self, section: str, nodes: tuple[Node, ...]) -> list[tuple[_Item, bool]]:
         """Like ``_uses``, but also of values computed ahead."""
@@ -421,6 +432,7 @@ class _KernelLowering:
     def _ring(self, name: str, depth: int) -> Ring:
         tensor = self.make.tensors[name]
         dims = tuple(a for a in tensor.axes if a in self.inner)
+        self._bounded(dims)
         type: DType = REAL if len(part_names(tensor.dtype)) > 1 else tensor.dtype
         in_place = depth == 1 and self._constant_lags(name)
         lanes = self.kernel.lane is not None and self.kernel.lane in tensor.axes

@@ -139,7 +139,7 @@ def plan(program: Program, sizes: Mapping[str, int], options: PlanOptions | None
     extents = Ranges(program, sizes)
     planner = _Planner(program, extents)
     groups = planner.group(planner.units())
-    produced_by = {name: i for i, g in enumerate(groups) for name in g.names}
+    produced_by = {e.name: i for i, g in enumerate(groups) for e in g.equations}
     crossing = {
         r.tensor
         for i, g in enumerate(groups)
@@ -267,6 +267,9 @@ class _Planner:
             if any(lag != (0, 0) for lag in lags):
                 unit.time, unit.reverse = axis, any(low < 0 for low, _ in lags)
                 return
+        first = unit.equations[0]
+        raise Unsupported(f"equation `{first.name}` recurs along more than one axis, which has no strategy on this "
+                          "target yet", span=first.span)  # fmt: skip
 
     def _refuse(self, equation: Equation) -> None:
         """Say Unsupported for what has no strategy on this target."""
@@ -376,7 +379,7 @@ class _Planner:
         """Whether the kernel would compute a costly equation once for every point of a missing axis."""
         if not set(parallel) - set(equation.axes) - time:
             return False
-        heavy = any(isinstance(n, Reduce) for n in walk(equation.expr))
+        heavy = equation.name in self.program.outputs or any(isinstance(n, Reduce) for n in walk(equation.expr))
         return heavy or self.depends_on_itself(equation.name)
 
     def _lags_fit(self, group: _Unit, unit: _Unit, merged: _Unit) -> bool:
@@ -429,7 +432,7 @@ class _Planner:
         inner = dict.fromkeys(
             a for e in group.equations for a in (*e.axes, *sorted(folded_axes(e.expr))) if a not in grid and a != time
         )
-        lane = self._lane(main, grid, stored, bool(inner))
+        lane = self._lane(main, grid, stored, time)
         return KernelPlan(
             f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
             group.reverse, group.recurrent, tuple(inner), carried, stored, finals,
@@ -456,14 +459,12 @@ class _Planner:
                         finals.append(equation.name)
         return carried, tuple(dict.fromkeys(finals))
 
-    def _lane(self, unit: _Unit, grid: tuple[str, ...], stored: tuple[str, ...], inner: bool) -> str | None:
-        """The axis to vectorise: the last one of what is stored if it is parallel."""
+    def _lane(self, unit: _Unit, grid: tuple[str, ...], stored: tuple[str, ...], time: str | None) -> str | None:
+        """The axis to vectorise: the last one of what is stored, time aside, if it is parallel."""
         votes: dict[str, int] = {}
         for equation in unit.equations:
-            if equation.axes and equation.name in stored:
-                last = equation.axes[-1]
-                votes[last] = votes.get(last, 0) + len(equation.axes)
+            axes = [a for a in equation.axes if a != time]
+            if axes and equation.name in stored:
+                votes[axes[-1]] = votes.get(axes[-1], 0) + len(equation.axes)
         best = max(votes, key=lambda a: votes[a], default=None)
-        if best in grid:
-            return best
-        return grid[-1] if grid and not inner else None
+        return best if best in grid else None

@@ -1,0 +1,85 @@
+"""The mathematics of emitted C: static functions that a compiler can vectorise without -ffast-math.
+
+``prelude({"exp_f32"})`` is the text of ``ssmc_exp_f32`` and of what it needs. A function is called
+``ssmc_<operation>_<type>`` where the operation is a row of ``ssmc.ir.OPERATIONS`` and the type ``f32``, ``f64``
+or ``i64``; conversions of storage are ``ssmc_bf16_to_f32``, ``ssmc_f32_to_bf16`` and the same with ``f16``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+FILES = ("c_math.h", "c_exact.h")
+INCLUDES = "#include <math.h>\n#include <stdint.h>\n"
+
+# The largest error of each function in units in the last place of the exact result, over dense grids and
+# random bit patterns, with fused multiply-adds and without. What is not measured in units in the last place
+# is near a zero or a tail of the function, where the error is this much of the value named beside it.
+MAX_ULP = {
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One definition of the headers: its (first) name, its text with the comment above it, what it mentions."""
+
+    name: str
+    text: str
+    needs: frozenset[str]
+
+
+def prelude(functions: Iterable[str]) -> str:
+    """The definitions of these functions (with or without ``ssmc_``) and of all they need, in order.
+
+    Raises KeyError for a function that is not there.
+    """
+    table = definitions()
+    wanted: set[str] = set()
+    stack = [name if name.startswith("ssmc_") else f"ssmc_{name}" for name in functions]
+    while stack:
+        name = stack.pop()
+        if name not in wanted:
+            wanted.add(table[name].name)
+            stack.extend(table[name].needs - wanted)
+    texts = dict.fromkeys(definition.text for definition in table.values() if definition.name in wanted)
+    return "\n\n".join([INCLUDES.rstrip(), *texts]) + "\n"
+
+
+def has(function: str) -> bool:
+    """Whether there is a function of that name (with or without ``ssmc_``)."""
+    return (function if function.startswith("ssmc_") else f"ssmc_{function}") in definitions()
+
+
+@lru_cache(maxsize=1)
+def definitions() -> dict[str, Definition]:
+    """Every definition of the headers by name, in the order in which they must stand."""
+    blocks: list[tuple[list[str], str]] = []
+    for file in FILES:
+        text = files(__package__).joinpath(file).read_text(encoding="utf-8")
+        for block in re.split(r"\n{2,}", text.strip()):
+            names = _defined(block)
+            if names:
+                blocks.append((names, block))
+    home = {name: names[0] for names, _ in blocks for name in names}
+    table = {}
+    for names, block in blocks:
+        mentioned = set(re.findall(r"\b(?:ssmc_\w+|SSMC_\w+)", _without_comments(block)))
+        needs = {home[name] for name in mentioned if name in home} - {names[0]}
+        for name in names:
+            table[name] = Definition(names[0], block, frozenset(needs))
+    return table
+
+
+def _defined(block: str) -> list[str]:
+    """The names that a block defines; none if it is only a comment."""
+    code = _without_comments(block)
+    patterns = (r"^#define (\w+)", r"^SSMC_INLINE .*?(\w+)\(", r"^static const \w+ (\w+)\[", r"^struct (\w+) \{")
+    return list(dict.fromkeys(name for pattern in patterns for name in re.findall(pattern, code, re.MULTILINE)))
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
