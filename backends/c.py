@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Tile, Variable
+from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Tile, Variable, own_nodes
 from ssmc.ir.scalar import Node, walk_nodes
 
 from .c_expr import Expressions
@@ -206,8 +206,8 @@ class _KernelEmitter:
         found: dict[str, None] = {}
         for group in self.kernel.step:
             for statement in group.statements:
-                for node in walk_nodes(_nodes(statement)):
-                    if node.kind != "load" or ("before", node.number) in self.kernel.variables:
+                for node in own_nodes(self.kernel, "step", statement):
+                    if node.kind != "load":
                         continue
                     tensor = node.name[0]  # type: ignore[index]
                     axes = self.e.tensors[tensor].axes

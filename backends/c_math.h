@@ -142,17 +142,17 @@ SSMC_INLINE float ssmc_expm1_f32(float x) {
 
 #define SSMC_TWO_THIRDS 0x3f2aaaabu /* the bits of 2/3 */
 
-/* log(1 + f) for |f| <= 1/3 */
+/* log(1 + f) for |f| <= 1/3; two halves of the polynomial side by side make a shorter chain of operations */
 SSMC_INLINE float ssmc_log_near_one(float f) {
-    float p = 0.140203938f;
-    p = SSMC_FMA(p, f, -0.153835982f);
-    p = SSMC_FMA(p, f, 0.139971688f);
-    p = SSMC_FMA(p, f, -0.164170295f);
-    p = SSMC_FMA(p, f, 0.200110719f);
-    p = SSMC_FMA(p, f, -0.250077486f);
-    p = SSMC_FMA(p, f, 0.333332002f);
-    p = SSMC_FMA(p, f, -0.499999374f);
-    return SSMC_FMA(p * f, f, f);
+    float z = f * f;
+    float odd = 0.140203938f, even = -0.153835982f;
+    odd = SSMC_FMA(odd, z, 0.139971688f);
+    even = SSMC_FMA(even, z, -0.164170295f);
+    odd = SSMC_FMA(odd, z, 0.200110719f);
+    even = SSMC_FMA(even, z, -0.250077486f);
+    odd = SSMC_FMA(odd, z, 0.333332002f);
+    even = SSMC_FMA(even, z, -0.499999374f);
+    return SSMC_FMA(SSMC_FMA(odd, f, even), z, f);
 }
 
 /* What a logarithm gives for x = 0, for infinity, for negative x and NaN, and `inside` elsewhere. */
@@ -238,12 +238,12 @@ SSMC_INLINE float ssmc_erf_f32(float x) {
     near = SSMC_FMA(near, z, 0.112815820f);
     near = SSMC_FMA(near, z, -0.376124769f);
     near = SSMC_FMA(near, z, 0.128379151f);
-    float far = 0.00021365477f;
-    far = SSMC_FMA(far, a, -0.00321221421f);
-    far = SSMC_FMA(far, a, 0.0228811093f);
-    far = SSMC_FMA(far, a, -0.105247930f);
-    far = SSMC_FMA(far, a, -0.635728955f);
-    far = SSMC_FMA(far, a, -1.12851119f);
+    float odd = 0.00021365477f, even = -0.00321221421f;
+    odd = SSMC_FMA(odd, z, 0.0228811093f);
+    even = SSMC_FMA(even, z, -0.105247930f);
+    odd = SSMC_FMA(odd, z, -0.635728955f);
+    even = SSMC_FMA(even, z, -1.12851119f);
+    float far = SSMC_FMA(odd, a, even);
     far = 1.0f - ssmc_zero_if(a > 3.95f, ssmc_exp_inside(far * a));
     return a < 0.94f ? SSMC_FMA(near, x, x) : __builtin_copysignf(far, x);
 }
@@ -273,39 +273,41 @@ SSMC_INLINE float ssmc_sinh_f32(float x) {
     return __builtin_copysignf(a > 20.0f ? ssmc_half_exp(a) : small, x);
 }
 
-/* Angles. Any x is brought to |x| < 2^28 by the factor below, which changes x by a multiple of 2 pi: entry
-   e is (2^e mod 2 pi) / 2^e, for a float that is an integer of 24 bits times 2^e. The rest of the reduction is
-   in double precision too, so that it is exact enough for every float up to 2^24; above, its error is
-   below 2^-26. */
+/* Angles. */
 
-static const double ssmc_unwinding[106] = {
-    1.0, 1.0, -0x1.243f6a8885a31p-1, 0x1.b7812aeef4b9fp-3, -0x1.6cbe3f9990e92p-3, 0x1.2b0bad558f435p-6,
-    0x1.2b0bad558f435p-6, 0x1.2b0bad558f435p-6, -0x1.9c501fbace38dp-8, 0x1.87ef4acdb76a3p-8, -0x1.460d4ed16ce9ep-13,
-    -0x1.460d4ed16ce9ep-13, -0x1.460d4ed16ce9ep-13, -0x1.460d4ed16ce9ep-13, -0x1.460d4ed16ce9ep-13,
-    0x1.304999cb579e8p-15, 0x1.304999cb579e8p-15, -0x1.87586de3accc3p-17, -0x1.87586de3accc3p-17,
-    0x1.58e8ec12c0aa8p-22, 0x1.58e8ec12c0aa8p-22, 0x1.58e8ec12c0aa8p-22, 0x1.58e8ec12c0aa8p-22,
-    0x1.58e8ec12c0aa8p-22, -0x1.c9b6498c1137fp-25, -0x1.c9b6498c1137fp-25, 0x1.5a8920fc746b2p-25,
-    -0x1.bcb4a23e73336p-28, -0x1.bcb4a23e73336p-28, 0x1.678ac84a126fap-28, -0x1.54a767d1830eep-31,
-    -0x1.54a767d1830eep-31, -0x1.54a767d1830eep-31, 0x1.ebc26b95fe14fp-34, 0x1.ebc26b95fe14fp-34,
-    -0x1.387cfef2878e2p-34, 0x1.668ad946ed0dap-36, 0x1.668ad946ed0dap-36, -0x1.5ca6dfeaae1f6p-39,
-    -0x1.5ca6dfeaae1f6p-39, -0x1.5ca6dfeaae1f6p-39, 0x1.abc6aacca5912p-42, 0x1.abc6aacca5912p-42,
-    -0x1.7878bfbbe011fp-42, 0x1.9a6f58862bf99p-46, 0x1.9a6f58862bf99p-46, 0x1.9a6f58862bf99p-46,
-    -0x1.89d0120259a97p-46, 0x1.09f4683d25023p-51, 0x1.09f4683d25023p-51, 0x1.09f4683d25023p-51,
-    0x1.09f4683d25023p-51, 0x1.09f4683d25023p-51, -0x1.10569a0e3b9eap-52, 0x1.0392366c0e65cp-53,
-    -0x1.1d1afdb068d79p-54, 0x1.d412de4f67e7ep-56, -0x1.502c8c391dbb2p-56, 0x1.07cca42c94599p-58,
-    0x1.07cca42c94599p-58, -0x1.14a6222f5ceffp-59, 0x1.f5e64c5397865p-61, -0x1.2e591e34ee1cbp-61,
-    0x1.8f1a5c3d52d34p-63, 0x1.8f1a5c3d52d34p-63, -0x1.82ac8377ff216p-70, -0x1.82ac8377ff216p-70,
-    -0x1.82ac8377ff216p-70, -0x1.82ac8377ff216p-70, -0x1.82ac8377ff216p-70, -0x1.82ac8377ff216p-70,
-    -0x1.82ac8377ff216p-70, 0x1.ee6639887604dp-75, 0x1.ee6639887604dp-75, 0x1.ee6639887604dp-75,
-    0x1.ee6639887604dp-75, -0x1.35d931000f9e3p-75, 0x1.711a1110cccd4p-77, 0x1.711a1110cccd4p-77,
-    -0x1.082d219bb0225p-80, -0x1.082d219bb0225p-80, -0x1.082d219bb0225p-80, 0x1.13e52751255e7p-81,
-    -0x1.f8ea37cc75cc6p-83, 0x1.2b5532bc0fd6bp-83, -0x1.9b2a0a20cbeb6p-85, 0x1.89156067b9b7bp-85,
-    -0x1.214a9b91233b2p-90, -0x1.214a9b91233b2p-90, -0x1.214a9b91233b2p-90, -0x1.214a9b91233b2p-90,
-    -0x1.214a9b91233b2p-90, 0x1.c35466cc7e59ap-92, -0x1.60eb03bc07497p-92, 0x1.89a58c41dc40cp-95,
-    0x1.89a58c41dc40cp-95, 0x1.89a58c41dc40cp-95, -0x1.0f45204cd2192p-100, -0x1.0f45204cd2192p-100,
-    -0x1.0f45204cd2192p-100, -0x1.0f45204cd2192p-100, -0x1.0f45204cd2192p-100, 0x1.05b529eee170cp-101,
-    -0x1.18d516aac2c18p-102, 0x1.e52a7a6600402p-104, 1.0
+/* The ranges of a >= 0 in which it is unwound differently, as masks. */
+struct ssmc_ranges {
+    int32_t r1, r2, r3, r4;
 };
+
+/* Of five constants, given by their bits, the one for the range. */
+SSMC_INLINE double ssmc_by_range(struct ssmc_ranges r, uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3,
+                                 uint64_t c4) {
+    uint64_t lower = c0 ^ ((c0 ^ c1) & (uint64_t)(int64_t)r.r1) ^ ((c1 ^ c2) & (uint64_t)(int64_t)r.r2);
+    uint64_t upper = ((c2 ^ c3) & (uint64_t)(int64_t)r.r3) ^ ((c3 ^ c4) & (uint64_t)(int64_t)r.r4);
+    uint64_t bits = lower ^ upper;
+    double constant;
+    __builtin_memcpy(&constant, &bits, sizeof constant);
+    return constant;
+}
+
+/* Below 2^27, x. Above, x modulo 2 pi, not yet reduced but below 2^27, with an error below 2^-26: x is an integer
+   of at most 50 bits times 2^s with s = 4, 30, 56 or 82, and its upper and its lower 25 bits are multiplied by
+   what 2^(s+25) and 2^s are modulo 2 pi. */
+SSMC_INLINE double ssmc_unwind(float x) {
+    float a = __builtin_fabsf(x);
+    struct ssmc_ranges r = {-(a >= 0x1p27f), -(a >= 0x1p53f), -(a >= 0x1p79f), -(a >= 0x1p105f)};
+    uint32_t lower = (0x02000000u & (uint32_t)r.r1) + (0x0d000000u & (uint32_t)r.r2);
+    uint32_t upper = (0x0d000000u & (uint32_t)r.r3) + (0x0d000000u & (uint32_t)r.r4);
+    float scale = ssmc_float(0x3f800000u - lower - upper);
+    double scaled = (double)(x * scale);
+    double high = (scaled * 0x1p-25 + 0x1.8p52) - 0x1.8p52;
+    double low = scaled - high * 0x1p25;
+    return high * ssmc_by_range(r, 0x4180000000000000, 0x400678ac84a126fa, 0xc001d1afdb068d79, 0xc00082d219bb0225,
+                                0x4004c2b1486f5ba8)
+        + low * ssmc_by_range(r, 0x3ff0000000000000, 0xc006cbe3f9990e92, 0xbfe54a767d1830ee, 0x3ffd412de4f67e7e,
+                              0x40013e52751255e7);
+}
 
 struct ssmc_angle {
     float rest; /* between -pi/4 and pi/4 */
@@ -313,10 +315,9 @@ struct ssmc_angle {
 };
 
 SSMC_INLINE struct ssmc_angle ssmc_reduce(float x) {
-    int32_t exponent = (int32_t)(ssmc_bits(x) >> 23 & 0xffu) - 150;
-    double y = (double)x * ssmc_unwinding[exponent < 0 ? 0 : exponent];
-    double rounded = y * 0.63661977236758134308 + 6755399441055744.0; /* 1.5 * 2^52 */
-    double n = rounded - 6755399441055744.0;
+    double y = ssmc_unwind(x);
+    double rounded = y * 0.63661977236758134308 + 0x1.8p52;
+    double n = rounded - 0x1.8p52;
     uint64_t bits;
     __builtin_memcpy(&bits, &rounded, sizeof bits);
     struct ssmc_angle angle;

@@ -36,8 +36,9 @@ class Inference:
     def ordered(self, flat: Flat) -> tuple[str, ...]:
         """The axes of an equation: as stated, then what its arguments add, in the order of the Program."""
         stated = flat.axes or ()
-        if flat.like is not None:
-            return self.build.axes.ordered(self.found[flat.like]) if flat.axes is None else flat.axes
+        if flat.like is not None and flat.axes is None:
+            like = self.build.flats.get(flat.like)
+            return self.ordered(like) if like is not None else self.build.inputs[flat.like].axes
         return stated + self.build.axes.ordered(self.found[flat.name] - set(stated))
 
     def _settle(self) -> None:
@@ -48,21 +49,17 @@ class Inference:
             for flat in flats:
                 if flat.axes is not None and flat.own is None:
                     continue
-                new = self._new_axes(flat)
-                if not new <= self.found[flat.name]:
-                    self.found[flat.name] |= new
+                demand = set(self._demand(flat.tree, ()))
+                stated = frozenset(flat.axes or ())
+                if flat.axes is not None:  # inlined: only what its arguments add
+                    demand -= flat.own or frozenset()
+                new = self.merged(self.found[flat.name] | demand, stated)
+                if new != self.found[flat.name]:
+                    self.found[flat.name] = new
                     changed = True
-        for flat in flats:
-            self.found[flat.name] = self.merged(self.found[flat.name], frozenset(flat.axes or ()))
         for flat in self.build.flats.values():
             if flat.like is not None:
                 self.found[flat.name] = self.tensor_axes(flat.like)
-
-    def _new_axes(self, flat: Flat) -> set[str]:
-        demand = set(self._demand(flat.tree, ()))
-        if flat.axes is None:
-            return demand
-        return demand - (flat.own or frozenset())
 
     def merged(self, axes: set[str], stated: frozenset[str] = frozenset()) -> set[str]:
         """Without the parts of a split whose whole is there too: they follow from it."""
@@ -142,7 +139,7 @@ class Extents:
         self.joined: dict[str, list[str]] = {}  # concat axis → the axes whose extents add up
         self.equal: list[tuple[str, str]] = []
         self.of_split: dict[str, tuple[Splitting, bool]] = {}
-        self.facts: list[Splitting] = []
+        self.products: list[Splitting] = []  # splits whose axes all have extents of their own
 
     def known(self, axis: str) -> bool:
         table = self.build.axes
@@ -160,20 +157,19 @@ class Extents:
             axis = self.alias[axis]
         return axis
 
-    def find(self, used: set[str]) -> set[str]:
-        """Derive extents until nothing changes; the axes that are needed in the end."""
+    def find(self) -> None:
+        """Derive extents until nothing more follows."""
         renames = [r for f in self.build.flats.values() for r in self._renames(f.tree, frozenset())]
         renames += [r for o in self.build.outers for r in self._renames(o.tree, frozenset())]
         changed = True
         while changed:
-            changed = self._from_splits(used)
+            changed = self._from_splits()
             for target, source in renames:
                 if not self.known(source) and self.root(target) != source and source not in self.build.axes.bound:
                     self.alias[source] = target
                     changed = True
             changed |= self._from_joins()
         self._equalities(renames)
-        return used
 
     def _renames(self, tree: Tree, hidden: frozenset[str]) -> Iterator[tuple[str, str]]:
         """``v[t=s]``: pairs (t, s), except where ``concat`` gives ``s`` its meaning."""
@@ -186,7 +182,7 @@ class Extents:
         for item in below(tree):
             yield from self._renames(item, inner)
 
-    def _from_splits(self, used: set[str]) -> bool:
+    def _from_splits(self) -> bool:
         changed = False
         for splitting in self.build.axes.splits:
             names = (splitting.whole, *splitting.parts)
@@ -215,8 +211,8 @@ class Extents:
                 self.equal.append((b, a))
         for splitting in self.build.axes.splits:
             names = (splitting.whole, *splitting.parts)
-            if all(self.known(n) for n in names):
-                self.facts.append(splitting)
+            if all(self.known(n) for n in names) and all(s is not splitting for s, _ in self.of_split.values()):
+                self.products.append(splitting)
 
 
 def _joins(tree: Tree) -> Iterator[tuple[Join, list[str | None]]]:

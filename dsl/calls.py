@@ -353,23 +353,22 @@ class Calls:
         return found
 
     def _bind(self, child: Frame, item: InputSignature, given: _Arguments, resolver: Resolver) -> None:
-        """Let an input of the callee be its argument: the same tensor where it is a plain name, else
-        an equation ``f.x``. A backward block and an extension need an equation of their own."""
+        """Let an input of the callee be its argument, by an equation ``f.x``. Those that only copy a
+        tensor are taken out later, unless a backward block or an extension needs them."""
         tree = given.given[item.name]
         axes = tuple(child.axes[a] for a in given.signatures[item.name])
-        if isinstance(tree, Access) and not tree.places and not _needs_equation(child.definition, item.name):
-            name = tree.tensor
-        else:
-            name = child.flat(item.name)
-            stated = axes if isinstance(tree, Lit) else None
-            own = frozenset(self.frame.axes.values()) if self.frame.prefix else None
-            span = given.spans[item.name].span
-            dtype = item.dtype if isinstance(tree, Lit) or item.dtype.rank > INT.rank else None
-            flat = Flat(name, tree, span, (*child.key, -1), stated, dtype, own, resolver.block, shown=item.name)
-            self.build.flats[name] = flat
-        child.tensors[item.name] = name
         span = given.spans[item.name].span
-        self.build.promises.append(Promise(name, axes, item.dtype, span, child.definition.name.text, item.name))
+        copy = isinstance(tree, Access) and not tree.places and not _has_block(child.definition)
+        name = child.flat(item.name)
+        dtype = item.dtype if item.dtype.rank > INT.rank and not copy else None
+        key, own = (*child.key, -1), frozenset(axes)
+        flat = Flat(name, tree, span, key, axes, dtype, own, resolver.block, shown=item.name, copy=copy)
+        self.build.flats[name] = flat
+        child.tensors[item.name] = name
+        known = frozenset(self.frame.axes.values())
+        self.build.promises.append(
+            Promise(name, axes, item.dtype, span, child.definition.name.text, item.name, child.prefix, known)
+        )
 
     # ------------------------------------------------------------ functions
 
@@ -415,7 +414,6 @@ class Calls:
     ) -> str:
         """The tensor that is an argument of an opaque function, with exactly the axes it asks for."""
         span = given.spans[item.name].span
-        promise = Promise("", axes, item.dtype, span, callee.name, item.name)
         if isinstance(tree, Access) and not tree.places:
             known = self.build.inputs.get(tree.tensor) or self.build.flats.get(tree.tensor)
             if self.build.verbatim or (known is not None and (known.axes, known.dtype) == (axes, item.dtype)):
@@ -428,19 +426,9 @@ class Calls:
         own = frozenset(self.frame.axes.values()) if self.frame.prefix else None
         key = resolver.next_key()
         self.build.flats[name] = Flat(name, tree, span, key, axes, item.dtype, own, resolver.block, shown=item.name)
-        self.build.promises.append(Promise(name, promise.axes, promise.dtype, span, callee.name, item.name))
+        self.build.promises.append(Promise(name, axes, item.dtype, span, callee.name, item.name, name, frozenset()))
         return name
 
 
-def _needs_equation(definition: ast.Definition, name: str) -> bool:
-    from .scan import extension_of
-
-    for statement in definition.body or ():
-        if isinstance(statement, ast.Backward):
-            return True
-        if isinstance(statement, ast.Equation):
-            if any(t.name.text == name and extension_of(t) is not None for t in statement.targets):
-                return True
-    return False
-
-
+def _has_block(definition: ast.Definition) -> bool:
+    return any(isinstance(statement, ast.Backward) for statement in definition.body or ())

@@ -18,7 +18,8 @@ class Flat:
     """One equation. ``axes`` are those stated (None: to be inferred); equations of an inlined layer
     may get further axes from its arguments, which are not among ``own``. ``block`` names the
     backward block it belongs to; ``like`` is a tensor whose axes it must have (``d.x`` has those of
-    ``x``). ``key`` orders equations as written, inlined ones before their user."""
+    ``x``). ``key`` orders equations as written, inlined ones before their user. A ``copy`` only gives
+    a tensor the name of a parameter, and goes when its axes are the same."""
 
     name: str
     tree: Tree
@@ -30,6 +31,7 @@ class Flat:
     block: str | None = None
     like: str | None = None
     shown: str = ""
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Outer:
 
 @dataclass(frozen=True)
 class Promise:
-    """An argument of a call: ``tensor`` must have ``axes``, and its type must fit ``dtype``."""
+    """An argument of a call: the value of ``tensor`` must have ``axes`` (or be the same along those
+    that it lacks, if the ``caller`` has them), and its type must fit ``dtype``."""
 
     tensor: str
     axes: tuple[str, ...]
@@ -55,6 +58,8 @@ class Promise:
     span: Span
     function: str
     parameter: str
+    prefix: str
+    caller: frozenset[str]
 
 
 @dataclass(frozen=True)

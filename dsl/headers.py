@@ -74,8 +74,12 @@ def _input(parameter: ast.Parameter, definition: ast.Definition, problems: Probl
         hint = "keep one: `?` for an input that may be gone, `= 0` for a number in its place"
         problems.add(f"`{name}` is optional and has a default", parameter.name.span, hint=hint)
     default = parameter.default
-    if default is not None and (not isinstance(default, ast.Literal) or default.dtype is BOOL):
+    dtype = TYPES.get(parameter.dtype.text) if parameter.dtype else TYPES["real"]
+    if default is not None and not isinstance(default, ast.Literal):
         problems.add(f"the default of input `{name}` is not a number", default.span, "a number", "write `= 0`")
+    elif default is not None and dtype is not None and default.dtype.rank > dtype.rank:
+        message = f"the default of input `{name}` is no {dtype}"
+        problems.add(message, default.span, f"a {dtype} number" if dtype is not BOOL else "`true` or `false`")
 
 
 def _static(parameter: ast.Parameter, problems: Problems) -> None:

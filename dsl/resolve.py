@@ -9,9 +9,9 @@ from ssmc.ir import BOOL, CALL_NAMES, INT, OPERATIONS, REAL, REDUCTIONS, TRANSFO
 from . import ast
 from .problems import Abandon, listed, nearest
 from .scan import HEADS
-from .simplify import choose, compute, number
+from .simplify import choose, compute, fold
 from .statics import NotStatic
-from .tree import Access, Ax, Ext, Fold, Join, Lit, Place, Tree, Whole
+from .tree import Access, Ax, Ext, Join, Lit, Place, Tree, Whole
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -88,7 +88,7 @@ class Resolver:
                 hint = f"compare it in a static choice: `a when {name} == {value} else b`"
                 raise self.problems.abandon(f"enum `{name}` is not a value", expr.span, hint=hint)
             dtype: DType = BOOL if isinstance(value, bool) else INT if isinstance(value, int) else REAL
-            return Lit(value, dtype, expr.span, static=True)
+            return Lit(value, dtype, expr.span, absent=dtype is BOOL, static=True)
         if name in frame.absent:
             return self._absent(expr)
         tensor = frame.tensor(name, self.block)
@@ -270,7 +270,7 @@ class Resolver:
         body, *conditions = self.all(body_and_condition)
         if kind in TRANSFORMS:
             return Whole(kind, axes[0], body, expr.span)
-        return fold(kind, tuple(axes), conditions[0] if conditions else None, body, expr)
+        return fold(kind, tuple(axes), conditions[0] if conditions else None, body, expr.span)
 
     def _bound_axis(self, item: ast.Item, kind: str) -> str:
         """The axis of one item in the head of a reduction: ``s``, or ``j < W`` with its extent."""
@@ -288,11 +288,3 @@ class Resolver:
         parts = self.all([item.value for item in expr.arguments])
         return Join(axis, tuple(parts), expr.span)
 
-
-def fold(kind: str, axes: tuple[str, ...], condition: Tree | None, body: Tree, expr: ast.Call) -> Tree:
-    """A reduction; an absent input makes its condition true or its sum 0."""
-    if isinstance(condition, Lit) and condition.absent and condition.value is True:
-        condition = None
-    if kind == "sum" and isinstance(body, Lit) and body.absent and body.value == 0:
-        return number(0, body.dtype, expr.span, absent=True)
-    return Fold(kind, axes, condition, body, expr.span)

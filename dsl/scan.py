@@ -1,6 +1,6 @@
 """Which names of a definition are axes, found before anything is resolved.
 
-An axis is introduced by the signature, ``seq``, ``axis``, the left side of an equation, a reduction,
+An axis is introduced by the signature, ``axis``, the left side of an equation, a reduction,
 or as the bare name in ``v[t=s]``. The order of introduction is the order of axes in the Program.
 """
 
@@ -66,8 +66,6 @@ def _introduced(definition: ast.Definition, printed: bool) -> Iterator[tuple[ast
         yield from ((axis, True) for axis in outputs)
     for statement in ast.flatten(definition.body or ()):
         match statement:
-            case ast.Seq(axes=axes):
-                yield from ((axis, True) for axis in axes)
             case ast.AxisExtent(axis=axis):
                 yield axis, True
             case ast.Split(whole=whole, parts=parts):

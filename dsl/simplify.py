@@ -13,7 +13,8 @@ from typing import Any
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, DType, Number, join, result_type
 from ssmc.source import Span
 
-from .tree import Choose, Compute, Lit, Tree
+from .flat import Build, Outer
+from .tree import Access, Choose, Compute, Fold, Invoke, Join, Lit, Outside, Place, Tree, Whole
 
 _KEEPS_ZERO = frozenset(
     "expm1 log1p tanh sinh sin tan arcsin arctan erf sqrt silu gelu gelu_tanh relu abs sign real re conj".split()
@@ -30,7 +31,9 @@ _PYTHON: dict[DType, Callable[[Any], Number]] = {BOOL: bool, INT: int, REAL: flo
 
 
 def number(value: Number, dtype: DType, span: Span, absent: bool = False, static: bool = False) -> Lit:
-    """A literal whose Python value has the Python type of its element type."""
+    """A literal whose Python value has the Python type of its element type; complex ones are imaginary."""
+    if dtype is COMPLEX and not complex(value).imag:
+        value, dtype = complex(value).real, REAL
     return Lit(_PYTHON[dtype](value), dtype, span, absent, static)
 
 
@@ -41,7 +44,7 @@ def _absent(tree: Tree, value: Number | None = None) -> bool:
 def compute(op: str, args: tuple[Tree, ...], span: Span) -> Tree:
     """``op`` applied to ``args``, without the numbers that stand for absent inputs where possible."""
     if not any(_absent(arg) for arg in args):
-        return Compute(op, args, span)
+        return _fold_static(op, args, span) or Compute(op, args, span)
     if all(isinstance(arg, Lit) and arg.absent for arg in args):
         folded = _fold(op, args, span)
         if folded is not None:
@@ -51,6 +54,15 @@ def compute(op: str, args: tuple[Tree, ...], span: Span) -> Tree:
         if simpler is not None:
             return simpler
     return Compute(op, args, span)
+
+
+def _fold_static(op: str, args: tuple[Tree, ...], span: Span) -> Lit | None:
+    """Integer arithmetic with static parameters, done: ``before * chunk``."""
+    literals = [arg for arg in args if isinstance(arg, Lit) and arg.dtype is INT]
+    if len(literals) < len(args) or op not in ("add", "sub", "mul", "neg") or not any(a.static for a in literals):
+        return None
+    result = _FOLDED[op](*(arg.value for arg in literals))
+    return Lit(result, INT, span, static=True) if abs(result) < 2**63 else None
 
 
 def _fold(op: str, args: tuple[Tree, ...], span: Span) -> Lit | None:
@@ -100,3 +112,88 @@ def choose(condition: Tree, then: Tree, otherwise: Tree, span: Span) -> Tree:
     if isinstance(condition, Lit) and condition.absent and condition.dtype is BOOL:
         return then if condition.value else otherwise
     return Choose(condition, then, otherwise, span)
+
+
+def fold(kind: str, axes: tuple[str, ...], condition: Tree | None, body: Tree, span: Span) -> Tree:
+    """A reduction; an absent input makes its condition true or its sum 0."""
+    if isinstance(condition, Lit) and condition.absent and condition.value is True:
+        condition = None
+    if kind == "sum" and _absent(body, 0) and isinstance(body, Lit):
+        return number(0, body.dtype, span, absent=True)
+    return Fold(kind, axes, condition, body, span)
+
+
+def propagate(build: Build, keep: set[str]) -> None:
+    """Put equations that became mere numbers into those that read them, and leave them out."""
+    keep = keep | {o.tensor for o in build.outers} | {n for b in build.blocks for n in (*b.inputs, *b.outputs)}
+    while True:
+        known = {
+            flat.name: flat.tree
+            for flat in build.flats.values()
+            if _absent(flat.tree) and flat.axes is None and flat.dtype is None and flat.like is None
+            and flat.name not in keep
+        }  # fmt: skip
+        if not known:
+            return
+        for name in known:
+            del build.flats[name]
+        for flat in build.flats.values():
+            flat.tree = rebuilt(flat.tree, known)
+        build.outers = [
+            Outer(o.tensor, o.axis, o.side, rebuilt(o.tree, known), o.span, o.key, o.shown) for o in build.outers
+        ]
+        build.promises = [p for p in build.promises if p.tensor not in known]
+
+
+def drop_copies(build: Build, axes_of: Callable[[str], set[str]]) -> None:
+    """Take out the equations that only name a tensor anew, with the same axes."""
+    names: dict[str, str] = {}
+    spans: dict[str, Span] = {}
+    for flat in build.flats.values():
+        if flat.name in {o.tensor for o in build.outers}:
+            continue
+        if flat.copy and isinstance(flat.tree, Access) and axes_of(flat.name) == axes_of(flat.tree.tensor):
+            names[flat.name], spans[flat.name] = flat.tree.tensor, flat.span
+    for name in names:
+        del build.flats[name]
+
+    def end(name: str) -> str:
+        while name in names:
+            name = names[name]
+        return name
+
+    known: dict[str, Tree] = {name: Access(end(name), (), spans[name]) for name in names}
+    for flat in build.flats.values():
+        flat.tree = rebuilt(flat.tree, known)
+    build.outers = [
+        Outer(end(o.tensor), o.axis, o.side, rebuilt(o.tree, known), o.span, o.key, o.shown) for o in build.outers
+    ]
+
+
+def rebuilt(tree: Tree, known: dict[str, Tree]) -> Tree:
+    """The tree with reads of ``known`` tensors replaced, simplified where that allows it."""
+    match tree:
+        case Access(tensor=name, places=places, span=span):
+            new = known.get(name)
+            if new is not None and not isinstance(new, Access):
+                return new
+            inner = tuple(Place(p.axis, rebuilt(p.value, known), p.span) for p in places)
+            return Access(name if new is None else new.tensor, inner, span)
+        case Outside(function=function, args=args, span=span):
+            names = (known.get(a) for a in args)
+            return Outside(
+                function, tuple(n.tensor if isinstance(n, Access) else a for a, n in zip(args, names, strict=True)), span
+            )
+        case Compute(op=op, args=args, span=span):
+            return compute(op, tuple(rebuilt(a, known) for a in args), span)
+        case Choose(condition=c, then=a, otherwise=b, span=span):
+            return choose(rebuilt(c, known), rebuilt(a, known), rebuilt(b, known), span)
+        case Fold(kind=kind, axes=axes, condition=c, body=body, span=span):
+            return fold(kind, axes, None if c is None else rebuilt(c, known), rebuilt(body, known), span)
+        case Whole(kind=kind, axis=axis, body=body, span=span):
+            return Whole(kind, axis, rebuilt(body, known), span)
+        case Join(axis=axis, parts=parts, span=span):
+            return Join(axis, tuple(rebuilt(p, known) for p in parts), span)
+        case Invoke(function=function, args=args, span=span):
+            return Invoke(function, tuple(rebuilt(a, known) for a in args), span)
+    return tree

@@ -15,8 +15,9 @@ from ssmc.source import Span
 
 @dataclass(frozen=True)
 class Lit:
-    """A number. ``absent`` marks one that stands for an input that is not there, and what follows
-    from it; such numbers are simplified away. ``static`` marks the value of a static parameter."""
+    """A number. ``absent`` marks one that stands for an input that is not there or a static choice,
+    and what follows from it; such numbers are simplified away. ``static`` marks the value of a
+    static parameter."""
 
     value: Number
     dtype: DType

@@ -158,4 +158,5 @@ def _output_storage(tensor: Tensor, held: Mapping[str, str]) -> str:
     """Carried state keeps the precision it is computed in; other outputs follow the inputs."""
     if tensor.name.endswith(".next"):
         return state_storage(tensor.dtype, held)
-    return output_storage(tensor.dtype, held)
+    own = {name: storage for name, storage in held.items() if not name.endswith(".state")}
+    return output_storage(tensor.dtype, own)

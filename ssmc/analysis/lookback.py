@@ -108,11 +108,11 @@ def look_back(program: Program) -> dict[tuple[str, str], LookBack]:
 def demanded_accesses(program: Program, accesses: Accesses | None = None) -> list[Access]:
     """Every read, knowing also what holds wherever the value of its equation is used."""
     accesses = accesses or Accesses(program)
-    regions = _regions(program, accesses)
+    regions = demanded_regions(program, accesses)
     return [access for equation in program.equations for access in accesses.of(equation, regions[equation.name])]
 
 
-def _regions(program: Program, accesses: Accesses) -> dict[str, tuple[Linear, ...]]:
+def demanded_regions(program: Program, accesses: Accesses) -> dict[str, tuple[Linear, ...]]:
     """For each equation, forms over its axes that are ≥ 0 wherever it is read; last readers first."""
     readers: dict[str, list[Access]] = {equation.name: [] for equation in program.equations}
     regions: dict[str, tuple[Linear, ...]] = {}

@@ -19,17 +19,19 @@ from .program import (
     Reduce,
     Size,
     Tensor,
+    Transform,
     Where,
-    bound_axes,
     children,
     substitute,
 )
+from .types import INT
 
 
 @dataclass(frozen=True)
 class Access:
-    """``read`` as it happens in ``reader``: ``given`` forms are ≥ 0 there, and the ``hidden`` axes
-    are bound by reductions around it, so that their index is not the reader's."""
+    """``read`` as it happens in ``reader``: ``given`` forms are ≥ 0 there, and reductions and
+    whole-axis operations around it run through the ``hidden`` axes, so that their index is not the
+    reader's."""
 
     reader: Equation
     read: Read
@@ -78,9 +80,8 @@ class _Place:
         return _Place(self.given + tuple(found), self.hidden)
 
     def inside(self, axes: frozenset[str]) -> _Place:
-        """Below a reduction: facts about axes that it binds anew no longer hold."""
-        if not axes:
-            return self
+        """Below a reduction or a whole-axis operation, which runs through its axes anew: facts about
+        them no longer hold."""
         return _Place(tuple(f for f in self.given if not f.axes & axes), self.hidden | axes)
 
 
@@ -90,11 +91,13 @@ class Accesses:
 
     program: Program
     tensors: Mapping[str, Tensor] = field(init=False)
+    equations: Mapping[str, Equation] = field(init=False)
     extents: Mapping[str, Expr] = field(init=False)
     required: tuple[Linear, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", self.program.tensors())
+        object.__setattr__(self, "equations", {item.name: item for item in self.program.equations})
         object.__setattr__(self, "extents", known_extents(self.program))
         required = (facts(item.condition, self.extents) for item in self.program.requirements)
         object.__setattr__(self, "required", tuple(fact for found in required for fact in found))
@@ -114,13 +117,15 @@ class Accesses:
                 yield from self._below(equation, a, place.knowing(facts(c, self.extents)))
                 yield from self._below(equation, b, place.knowing(facts(c, self.extents, holds=False)))
             case Reduce(condition=c, body=body):
-                inner = place.inside(bound_axes(expr))
+                inner = place.inside(frozenset(expr.axes))
                 known = [] if c is None else facts(c, self.extents)
                 if expr.kind == "sum":
                     known += [f for part in self.support(body) for f in facts(part, self.extents)]
                 if c is not None:
                     yield from self._below(equation, c, inner)
                 yield from self._below(equation, body, inner.knowing(known))
+            case Transform(axis=axis, body=body):
+                yield from self._below(equation, body, place.inside(frozenset((axis,))))
             case Read():
                 yield from self._read(equation, expr, place)
                 for index in expr.indices:
@@ -182,30 +187,40 @@ class Accesses:
             assert last is not None
             return Lag(-(last - 1), last - 1, False, inhabited)
         back = Linear(0, {Index(axis): 1}) - form
-        low = lower_bound(back, access.given, self.extents)
-        return Lag(low, upper_bound(back, access.given, self.extents), True, inhabited)
+        low = lower_bound(back, access.given, self.extents, avoid=axis)
+        return Lag(low, upper_bound(back, access.given, self.extents, avoid=axis), True, inhabited)
 
-    def support(self, expr: Expr) -> list[Expr]:
+    def support(self, expr: Expr, follow: bool = True) -> list[Expr]:
         """Conditions outside which ``expr`` is certainly 0, so that a sum need not look there.
 
-        This is how ``sum[s](p * v[t=s])`` inherits the condition of ``p = softmax[s: …](…)``.
+        This is how ``sum[s](p * v[t=s])`` inherits the condition of ``p = softmax[s: …](…)``: with
+        ``follow`` the equations of tensors that ``expr`` reads are looked at too.
         """
         match expr:
             case Op(op="mul", args=args):
-                return [part for arg in args for part in self.support(arg)]
+                return [part for arg in args for part in self.support(arg, follow)]
             case Op(op="div" | "neg", args=args):
-                return self.support(args[0])
+                return self.support(args[0], follow)
             case Where(condition=c, then=a, otherwise=Const(value=0)):
-                return [c, *self.support(a)]
+                return [c, *self.support(a, follow)]
             case Reduce(kind="softmax", condition=c) if c is not None:
                 return [c]
             case Read(tensor=name, indices=indices) if name in self.tensors:
-                defined = {e.name: e for e in self.program.equations}.get(name)
-                if defined is None or not isinstance(defined.expr, Reduce) or defined.expr.kind != "softmax":
-                    return []
-                where = dict(zip(defined.axes, indices, strict=True))
-                with contextlib.suppress(ValueError):
-                    return [substitute(part, where) for part in self.support(defined.expr)]
-                return []
+                found = self._in_range(expr)
+                if follow and name in self.equations:
+                    defined = self.equations[name]
+                    where = dict(zip(defined.axes, indices, strict=True))
+                    with contextlib.suppress(ValueError):
+                        found += [substitute(part, where) for part in self.support(defined.expr, False)]
+                return found
             case _:
                 return []
+
+    def _in_range(self, read: Read) -> list[Expr]:
+        """That computed indices lie on their axes: ``K[l=t-s]`` is 0 beyond the end of the filter."""
+        found: list[Expr] = []
+        for axis, index in zip(self.tensors[read.tensor].axes, read.indices, strict=True):
+            extended = any((x.tensor, x.axis) == (read.tensor, axis) for x in self.program.extensions)
+            if not isinstance(index, Index) and linear_form(index) is not None and not extended:
+                found += [Op("ge", (index, Const(0, INT))), Op("lt", (index, Size(axis)))]
+        return found

@@ -141,20 +141,24 @@ _NEGATED = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "e
 _COMPARISONS = frozenset(_NEGATED)
 
 
-def lower_bound(form: Linear, given: Iterable[Linear] = (), extents: Mapping[str, Expr] | None = None) -> Linear:
+def lower_bound(
+    form: Linear, given: Iterable[Linear] = (), extents: Mapping[str, Expr] | None = None, avoid: str = ""
+) -> Linear:
     """A form over sizes only that is ≤ ``form`` wherever every fact in ``given`` is ≥ 0.
 
-    Every index lies in ``0 … #axis − 1``. Of the candidates (no fact used, or one) the one with the
-    fewest sizes, then the largest constant, is returned.
+    Every index lies in ``0 … #axis − 1``. Of the candidates (no fact used, or one) the first is returned
+    that lacks the size of the axis ``avoid`` if any does, and has the fewest sizes; the largest if none.
     """
     candidates = [_lowest(form, extents)]
     candidates += [_lowest(form - fact, extents) for fact in given if fact.terms.keys() & form.terms.keys()]
-    return min(candidates, key=lambda c: (len(c.terms), -c.constant))
+    return min(candidates, key=lambda c: (Size(avoid) in c.terms, len(c.terms), 0 if c.terms else -c.constant))
 
 
-def upper_bound(form: Linear, given: Iterable[Linear] = (), extents: Mapping[str, Expr] | None = None) -> Linear:
+def upper_bound(
+    form: Linear, given: Iterable[Linear] = (), extents: Mapping[str, Expr] | None = None, avoid: str = ""
+) -> Linear:
     """A form over sizes only that is ≥ ``form``; see ``lower_bound``."""
-    return -lower_bound(-form, given, extents)
+    return -lower_bound(-form, given, extents, avoid)
 
 
 def _lowest(form: Linear, extents: Mapping[str, Expr] | None) -> Linear:

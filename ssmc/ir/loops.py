@@ -139,6 +139,22 @@ class Kernel:
     tile: Tile | None = None
 
 
+def own_nodes(kernel: Kernel, section: str, statement: Statement) -> list[Node]:
+    """The nodes that a statement evaluates itself: what variables hold is left out."""
+    held = kernel.variables
+    start = statement.node.args if isinstance(statement, (Let, Accumulate)) else (statement.node,)
+    found = [statement.node] if isinstance(statement, (Let, Accumulate)) else []
+    stack, seen = [*start, *getattr(statement, "indices", ())], set()
+    while stack:
+        node = stack.pop()
+        if node.number in seen or (section, node.number) in held or ("before", node.number) in held:
+            continue
+        seen.add(node.number)
+        found.append(node)
+        stack.extend(node.args)
+    return found
+
+
 @dataclass(frozen=True)
 class Loops:
     """All kernels of a Program, in order; ``fixed`` extents are constants of the text."""

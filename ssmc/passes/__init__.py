@@ -4,5 +4,6 @@ from .inline import inline
 from .lift import lift
 from .lower import lower
 from .plan import KernelPlan, Plan, PlanOptions, plan
+from .step import step
 
-__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lift", "lower", "plan"]
+__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lift", "lower", "plan", "step"]

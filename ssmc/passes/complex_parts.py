@@ -73,6 +73,12 @@ def complex_operation(scalariser: Scalariser, op: str, args: list[Value]) -> Val
             return square_root(g, a)
     b = pairs[1] if len(pairs) > 1 else a
     match op:
+        case "add" | "sub" if not isinstance(args[1], tuple):
+            return g.op(op, a[0], b[0]), a[1]
+        case "add" if not isinstance(args[0], tuple):
+            return g.op(op, a[0], b[0]), b[1]
+        case "sub" if not isinstance(args[0], tuple):
+            return g.op(op, a[0], b[0]), g.op("neg", b[1])
         case "add" | "sub":
             return g.op(op, a[0], b[0]), g.op(op, a[1], b[1])
         case "mul":

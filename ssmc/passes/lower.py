@@ -8,6 +8,7 @@ cross from one group to another become arrays over the axes they vary along.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 
 from ssmc.errors import InternalError, Unsupported
@@ -275,12 +276,33 @@ class _KernelLowering:
     def _arrange(self, section: str, roots: list[_Item]) -> None:
         """Put the statements of one section into loop nests, in an order that respects every use."""
         place = self.sections[section]
-        defined = [i for (s, _), i in sorted(self.items.items(), key=lambda kv: kv[0][1]) if s == section and i.users > 1]
+        defined = self._in_order([i for (s, _), i in self.items.items() if s == section and i.users > 1])
         writes = sorted(roots, key=lambda r: isinstance(r.statement, RingSet))
         for item in [*defined, *writes]:
             first = self._earliest(item)
             item.group = self._join(place, item, first)
             place.items.append(item)
+
+    def _in_order(self, items: list[_Item]) -> list[_Item]:
+        """Operands before users and, where there is a choice, fewer loops first: what every state needs
+        is then known before the loop over states, and that loop need not be split."""
+        waiting = {i.node.number: i for i in items}
+        needs = {n: {u.node.number for u, _ in self._uses(i.section, i.node.args)} - {n} for n, i in waiting.items()}
+        users: dict[int, list[int]] = {}
+        for number, below in needs.items():
+            for other in below:
+                users.setdefault(other, []).append(number)
+        ready = [(len(waiting[n].nest), n) for n, below in needs.items() if not below]
+        heapq.heapify(ready)
+        order = []
+        while ready:
+            _, number = heapq.heappop(ready)
+            order.append(waiting[number])
+            for user in users.get(number, ()):
+                needs[user].discard(number)
+                if not needs[user]:
+                    heapq.heappush(ready, (len(waiting[user].nest), user))
+        return order
 
     def _earliest(self, item: _Item) -> int:
         """The first group in which everything that the item uses is known."""

@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Tile, Variable
-from ssmc.ir.scalar import walk_nodes
+from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Tile, Variable, own_nodes
 
 from .plan import PlanOptions
 
@@ -41,22 +40,22 @@ def _carrying_group(kernel: Kernel) -> int | None:
     """The only group that touches carried values, if it treats each entry by itself."""
     if not kernel.rings or kernel.lane is None or kernel.arrays:
         return None
-    touching = {i for i, g in enumerate(kernel.step) if any(_touches(s) for s in g.statements)}
+    touching = {i for i, g in enumerate(kernel.step) if any(_touches(kernel, s) for s in g.statements)}
     if len(touching) != 1:
         return None
     number = touching.pop()
     group = kernel.step[number]
     if len(group.axes) != 1 or any(r.dims != group.axes or r.slots > 1 or not r.lanes for r in kernel.rings):
         return None
-    return number if all(_own_entries(s) for s in group.statements) else None
+    return number if all(_own_entries(kernel, s) for s in group.statements) else None
 
 
-def _touches(statement: Statement) -> bool:
-    return isinstance(statement, RingSet) or any(n.kind == "ring" for n in walk_nodes((statement.node,)))
+def _touches(kernel: Kernel, statement: Statement) -> bool:
+    return isinstance(statement, RingSet) or any(n.kind == "ring" for n in own_nodes(kernel, "step", statement))
 
 
-def _own_entries(statement: Statement) -> bool:
-    rings = [n for n in walk_nodes((statement.node,)) if n.kind == "ring"]
+def _own_entries(kernel: Kernel, statement: Statement) -> bool:
+    rings = [n for n in own_nodes(kernel, "step", statement) if n.kind == "ring"]
     return all(a.kind == "index" for n in rings for a in n.args[1:])
 
 

@@ -33,12 +33,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of a call: its name in the Program, what users call it, axes and storage."""
+    """A tensor of a call: its name in the Program, what users call it, axes and storage; for inputs
+    their number in the layer's signature."""
 
     name: str
     shown: str
     axes: tuple[str, ...]
     storage: str
+    number: int = -1
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,11 @@ def specialise(layer: str, kind: Kind, inputs: Sequence[str], program: Callable[
             hint=f"leave out {replaced[0]!r}, or start afresh without `state`",
         )
     held = {name: storage for name, (_, storage) in given.items()}
-    places = tuple(Place(name, name, axes, storage) for name, (axes, storage) in given.items())
+    places = tuple(
+        Place(name, name, item[0], item[1], number)
+        for number, (name, item) in enumerate(zip(inputs, kind.inputs, strict=True))
+        if item is not None and name in taken
+    )
     tensors = made.tensors()
     states = tuple(
         Place(t.name, state_name(t.name), t.axes, state_storage(t.dtype, held)) for t in made.inputs if t.name not in given

@@ -53,7 +53,9 @@ def shift(case: Case) -> dict[str, Array]:
     K = run("shift_ssm:shift_kernel", parameters, length=case.config["L"])["K"]
     result = {"K": K[None], "next_state": outputs(u)["s@last"][:, 0]}
     if state is not None:
-        result["K_state"] = time_last(outputs(np.zeros_like(u))["y"])[:, None]
+        # The reference's response leaves out the shift at the first token, although its own step makes it
+        # (y_steps agrees). So what it says of token l is true of token l - 1; token 0 is not compared.
+        result["K_state"] = np.roll(time_last(outputs(np.zeros_like(u))["y"])[:, None], 1, axis=-1)
     steps = case["out.y_steps"].shape[-1]
     assert steps <= u.shape[1]
     result["y_steps"] = time_last(outputs(u[:, :steps])["y"])[:, None]

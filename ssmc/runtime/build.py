@@ -1,0 +1,124 @@
+"""Compiled variants of a layer, and calls of them.
+
+A ``Family`` holds what was compiled for one kind of call: one library for each set of extents that is
+compiled in (inner axes; never batch or length). A ``Call`` is one of them made ready for given shapes and
+strides: all that is left to do is to fetch pointers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ssmc.compiler import Compiled
+from ssmc.errors import ToolchainError
+
+from .dtypes import TORCH_DTYPES
+from .specialise import Specialisation
+
+_CPU = torch.device("cpu")
+_data_ptr = torch.Tensor.data_ptr
+_empty = torch.empty_strided
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor that a call allocates."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    def make(self) -> torch.Tensor:
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=_CPU)
+
+
+class Call:
+    """A compiled variant for arguments of given shapes and strides.
+
+    Nothing in it changes after it is made, so threads may share it: pointers are packed afresh for
+    each call, and the compiled code only reads ``meta``.
+    """
+
+    __slots__ = ("buffers", "compiled", "entry", "extents", "meta", "pack", "spare", "spec")
+
+    def __init__(
+        self,
+        spec: Specialisation,
+        compiled: Compiled,
+        sizes: Mapping[str, Any],
+        given: Sequence[torch.Tensor],
+        out: Sequence[torch.Tensor] = (),
+    ) -> None:
+        self.spec = spec
+        self.compiled = compiled
+        self.entry = compiled.entry
+        self.extents = {axis: int(extent) for axis, extent in sizes.items()}
+        strides = {place.name: value.stride() for place, value in zip((*spec.inputs, *spec.states), given, strict=True)}
+        made = (*spec.outputs, *spec.nexts)
+        self.buffers = tuple(self._buffer(place.axes, place.storage) for place in made)
+        strides |= {place.name: buffer.strides for place, buffer in zip(made, self.buffers, strict=True)}
+        strides |= {place.name: value.stride() for place, value in zip(spec.outputs, out, strict=False)}
+        workspaces = [a for a in compiled.arguments if a.role == "workspace"]
+        self.spare = tuple(self._buffer(a.axes, a.storage) for a in workspaces)
+        strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, self.spare, strict=True)}
+        numbers = [self.extents[axis] for axis in compiled.axes]
+        for argument in compiled.arguments:
+            numbers += strides[argument.name]
+        self.meta = struct.pack(f"{len(numbers)}q", *numbers)
+        self.pack = struct.Struct(f"{len(compiled.arguments)}P").pack
+
+    def _buffer(self, axes: Sequence[str], storage: str) -> Buffer:
+        shape = tuple(self.extents[axis] for axis in axes)
+        return Buffer(shape, contiguous_strides(shape), TORCH_DTYPES[storage])
+
+    def run(self, pointers: Iterable[int], out: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
+        """Outputs (``out`` if given), then the state, for these addresses of the arguments."""
+        made = [_empty(b.shape, b.strides, dtype=b.dtype, device=_CPU) for b in self.buffers[len(out) :]]
+        if out:
+            made = [*out, *made]
+        spare = [b.make() for b in self.spare]
+        packed = self.pack(*pointers, *map(_data_ptr, made), *map(_data_ptr, spare))
+        if self.entry(packed, self.meta, torch.get_num_threads()):
+            raise ToolchainError(f"{self.spec.layer}: there is not enough memory for the working space of its kernels")
+        return made
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides, in elements."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
+def extent_in_bytes(value: torch.Tensor) -> tuple[int, int]:
+    """The first address of a tensor's elements and the one after its last."""
+    start = value.data_ptr()
+    if value.numel() == 0:
+        return start, start
+    last = sum((extent - 1) * stride for extent, stride in zip(value.shape, value.stride(), strict=True))
+    return start, start + (last + 1) * value.element_size()
+
+
+class Family:
+    """The compiled variants for one kind of call."""
+
+    def __init__(self, spec: Specialisation, build: Callable[[Specialisation, dict[str, int]], Compiled]) -> None:
+        self.spec = spec
+        self.built: list[Compiled] = []
+        self._build = build
+
+    def compiled(self, sizes: Mapping[str, Any]) -> Compiled:
+        """The variant whose compiled-in extents are these, compiled now if there is none yet."""
+        for item in self.built:
+            if all(sizes[axis] == extent for axis, extent in item.fixed.items()):
+                return item
+        made = self._build(self.spec, {axis: int(extent) for axis, extent in sizes.items()})
+        self.built.append(made)
+        return made

@@ -1,0 +1,323 @@
+"""A layer as users call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmc.dsl import LayerSignature, StaticValue
+from ssmc.errors import UserError
+from ssmc.ir import Program
+
+from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
+from .build import Call
+from .operator import CALLS_KEPT, Operator, check_out
+from .specialise import Kind
+from .state import State
+
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_size, _stride, _data_ptr = torch.Tensor.size, torch.Tensor.stride, torch.Tensor.data_ptr
+_is_neg, _is_conj = torch.Tensor.is_neg, torch.Tensor.is_conj
+_dtype, _is_cpu = torch.Tensor.dtype.__get__, torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
+_requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_is_compiling = torch.compiler.is_compiling
+
+
+class _Ready:
+    """A call that was made before in exactly this form: which argument goes where, and what comes back."""
+
+    __slots__ = ("call", "complex", "count", "order")
+
+    def __init__(self, call: Call, order: Sequence[int], is_complex: bool) -> None:
+        self.call = call
+        self.count = len(call.spec.outputs)
+        self.order = None if list(order) == sorted(order) else itemgetter(*order)
+        self.complex = is_complex
+
+
+class Layer:
+    """A compiled layer: call it with tensors, by position or by name.
+
+    ``layer(x, …)`` returns the output, or a tuple where the layer has several. Every input has the axes of
+    the layer's signature in their order, with any strides; inputs with a default, or marked ``?``, may be
+    left out or None. Outputs are new and contiguous.
+
+    Dtypes: real inputs float64, float32, bfloat16 or float16, mixed at will; arithmetic is done in
+    float32, in float64 if any input is; outputs have the dtype of the real inputs if all have the same,
+    else the one computed in. ints are int64 or int32, conditions bool.
+
+    Args:
+        state: a ``State`` that an earlier call returned; the call continues from there, with one time
+            step or many.
+        return_state: also return the state after the last step, as the last value.
+        out: a tensor, or a tuple of them, that takes the outputs.
+        others: inputs, and static parameters to change for this call.
+
+    Raises:
+        UserError: an argument is wrong; the message names it, what it is and what was expected.
+        ToolchainError: no compiler, or not enough memory for working space.
+
+    The first call with new dtypes, numbers of axes or inner extents compiles (about a second); a new
+    batch size or length never does.
+    """
+
+    def __init__(self, operator: Operator, statics: Mapping[str, StaticValue] | None = None) -> None:
+        fixed = dict(statics or {})
+        check_static_names(operator.signature, fixed)
+        known = {item.name: item for item in operator.signature.statics}
+        self._fixed = {n: checked_static(operator.layer, known[n], v) for n, v in fixed.items()}
+        self._operator = operator
+        self._overload = operator.overload
+        self._outputs = len(operator.signature.outputs)
+        self._ready: dict[Any, _Ready] = {}
+        self.__doc__ = f"{describe(operator.signature)}\n\n{operator.signature.doc}".rstrip()
+
+    # ------------------------------------------------------------ about it
+
+    @property
+    def name(self) -> str:
+        return self._operator.layer
+
+    @property
+    def signature(self) -> LayerSignature:
+        """What it takes and returns."""
+        return self._operator.signature
+
+    @property
+    def statics(self) -> dict[str, StaticValue]:
+        """The static parameters it was loaded with."""
+        return dict(self._fixed)
+
+    def __repr__(self) -> str:
+        fixed = "".join(f", {name}={value!r}" for name, value in self._fixed.items())
+        return f"<ssmc layer {describe(self.signature)}{fixed}>"
+
+    @property
+    def source(self) -> Path:
+        """The C text that the latest call ran; UserError before the first call."""
+        if self._operator.latest is None:
+            raise UserError(f"{self.name} has not been compiled yet", hint="call it once")
+        return self._operator.latest[1].compiled.library.with_name("kernel.c")
+
+    # ------------------------------------------------------------ calls
+
+    def __call__(
+        self,
+        *args: Any,
+        state: State | None = None,
+        return_state: bool = False,
+        out: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        **named: Any,
+    ) -> Any:
+        if _is_compiling():
+            return self._traced(args, named, state, return_state, out)
+        # Most calls were made before with the same shapes: then only addresses are fetched. See the note below.
+        if out is None:
+            try:
+                if state is None:
+                    given, names = (*args, *named.values()), None
+                else:
+                    given, names = (*args, *named.values(), *state.values), state.names
+                key = (
+                    len(args), *named, names, return_state,
+                    *map(_size, given), *map(_stride, given), *map(_dtype, given),
+                )  # fmt: skip
+                ready = self._ready.get(key)
+            except (TypeError, AttributeError, RuntimeError):
+                ready = None
+            if ready is not None and _is_eager(given, ready.complex):
+                pointers: Any = [*map(_data_ptr, given)]
+                if ready.order is not None:
+                    pointers = ready.order(pointers)
+                made = ready.call.run(pointers)
+                return self._returned(made, ready.call.spec.state_names if return_state else None)
+        return self._general(args, named, state, return_state, out)
+
+    def _general(
+        self,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        state: State | None,
+        return_state: bool,
+        out: torch.Tensor | Sequence[torch.Tensor] | None,
+    ) -> Any:
+        """Any call outside of tracing: check everything, compile if need be, remember the form."""
+        values, statics = self._bound(args, named)
+        states = self._state_values(state)
+        outs = self._out_values(out)
+        tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
+        if not _no_modes() or not {*map(type, tensors)} <= _PLAIN:
+            return self._dispatched(values, statics, state, bool(return_state), outs)
+        if torch.is_grad_enabled():
+            self._operator.refuse_gradient([*values, *(states or ())])
+        ready, given = self._operator.call(values, statics, states, bool(return_state), outs)
+        if state is not None:
+            self._check_state_names(state, [p.shown for p in ready.spec.states])
+        if outs:
+            check_out(self.name, ready, given, outs)
+            made = ready.run(map(_data_ptr, given), outs)
+            for value in outs:
+                torch.autograd.graph.increment_version(value)
+        else:
+            made = ready.run(map(_data_ptr, given))
+            self._remember(args, named, state, return_state, ready)
+        return self._returned(made, ready.spec.state_names if return_state else None)
+
+    def _traced(
+        self,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        state: State | None,
+        return_state: bool,
+        out: torch.Tensor | Sequence[torch.Tensor] | None,
+    ) -> Any:
+        """The same call as a node of a graph."""
+        values, statics = self._bound(args, named)
+        return self._dispatched(values, statics, state, bool(return_state), self._out_values(out))
+
+    def _dispatched(
+        self,
+        values: list[torch.Tensor | None],
+        statics: tuple[StaticValue, ...],
+        state: State | None,
+        return_state: bool,
+        outs: Sequence[torch.Tensor],
+    ) -> Any:
+        """A call of the registered operator: tracing, tensor subclasses, modes and profilers see it."""
+        ranks = tuple([None if v is None else v.dim() for v in values])
+        states = self._state_values(state)
+        if state is not None:
+            self._check_state_names(state, self._names(ranks, statics, True))
+        made = self._overload(*values, *statics, None if states is None else list(states), return_state)
+        if outs:
+            made = [*(target.copy_(value) for target, value in zip(outs, made, strict=False)), *made[len(outs) :]]
+        return self._returned(made, self._names(ranks, statics, state is not None) if return_state else None)
+
+    def _returned(self, made: list[torch.Tensor], names: Sequence[str] | None) -> Any:
+        """What a call returns: the output or outputs, then the state."""
+        if names is None:
+            return made[0] if self._outputs == 1 else tuple(made)
+        return (*made[: self._outputs], State(names, made[self._outputs :]))
+
+    # ------------------------------------------------------------ arguments
+
+    def _bound(
+        self, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[list[torch.Tensor | None], tuple[StaticValue, ...]]:
+        """A tensor or None for every input, a value for every static parameter."""
+        signature = self._operator.signature
+        values, given = bind(signature, args, named)
+        for number, item in enumerate(signature.inputs):
+            if values[number] is not None:
+                values[number] = as_tensor(signature.name, item, values[number])
+        return values, complete_statics(signature, self._fixed, given)
+
+    def _state_values(self, state: State | None) -> tuple[torch.Tensor, ...] | None:
+        if state is None:
+            return None
+        if not isinstance(state, State):
+            raise UserError(
+                f"{self.name}: `state` is an object of type {type(state).__name__}",
+                expected="a State, as returned with return_state=True",
+            )
+        return state.values
+
+    def _check_state_names(self, state: State, expected: Sequence[str]) -> None:
+        if tuple(state.names) != tuple(expected):
+            raise UserError(
+                f"{self.name}: the state holds {', '.join(state.names) or 'nothing'}",
+                expected=f"{', '.join(expected) or 'nothing'}, in this order",
+                hint="a state belongs to the layer that returned it, called with the same inputs present",
+            )
+
+    def _out_values(self, out: torch.Tensor | Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
+        if out is None:
+            return ()
+        found = (out,) if isinstance(out, torch.Tensor) else tuple(out)
+        if len(found) != self._outputs or not all(isinstance(v, torch.Tensor) for v in found):
+            names = ", ".join(o.name for o in self.signature.outputs)
+            raise UserError(f"{self.name}: `out` holds {len(found)} values", expected=f"{self._outputs} tensors: {names}")
+        return found
+
+    def _names(self, ranks: tuple[int | None, ...], statics: tuple[StaticValue, ...], takes: bool) -> tuple[str, ...]:
+        """The names of the state that such a call returns."""
+        return self._operator.specialisation(self._operator.kind_of_ranks(ranks, statics, takes, True)).state_names
+
+    # Dynamo takes the result as a constant instead of tracing into the compiler; the public decorator
+    # torch.compiler.assume_constant_result sets this too, but imports Dynamo, which takes a second.
+    _names._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _remember(
+        self, args: tuple[Any, ...], named: dict[str, Any], state: State | None, return_state: bool, call: Call
+    ) -> None:
+        """Note how arguments given in this form become those of the compiled entry."""
+        given = [*args, *named.values(), *(state.values if state is not None else ())]
+        if not all(isinstance(v, torch.Tensor) for v in given):
+            return
+        places = {item.name: number for number, item in enumerate(self.signature.inputs)}
+        numbers = [*range(len(args)), *(places[name] for name in named)]
+        order = [numbers.index(place.number) for place in call.spec.inputs]
+        order += range(len(numbers), len(given))
+        key = (
+            len(args), *named, state.names if state is not None else None, return_state,
+            *map(_size, given), *map(_stride, given), *map(_dtype, given),
+        )  # fmt: skip
+        if len(self._ready) >= CALLS_KEPT:
+            self._ready.clear()
+        self._ready[key] = _Ready(call, order, any(v.is_complex() for v in given))
+
+    # ------------------------------------------------------------ looking inside
+
+    def program(
+        self,
+        present: Sequence[str] | None = None,
+        signatures: Mapping[str, Sequence[str]] | None = None,
+        takes_state: bool = False,
+        returns_state: bool = False,
+        **statics: StaticValue,
+    ) -> Program:
+        """The specialised Program; by default with every input present and its first signature.
+
+        Args:
+            present: the optional inputs that are given.
+            signatures: the axes of inputs that have several signatures.
+            takes_state, returns_state: as a call with ``state=``, with ``return_state=True``.
+            statics: static parameters that differ from those the layer was loaded with.
+        """
+        check_static_names(self.signature, statics)
+        inputs = []
+        for item in self.signature.inputs:
+            chosen = tuple((signatures or {}).get(item.name, item.alternatives[0]))
+            if chosen not in item.alternatives:
+                raise UserError(f"{self.name}: {item.name!r} has no signature [{', '.join(chosen)}]")
+            absent = present is not None and not item.required and item.name not in present
+            inputs.append(None if absent else (chosen, ""))
+        values = complete_statics(self.signature, self._fixed, statics)
+        return self._operator.source.program(Kind(tuple(inputs), values, takes_state, returns_state))
+
+
+def _no_modes() -> bool:
+    """Whether nothing is active that wants to see PyTorch operators go by."""
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
+
+
+def _is_eager(given: Sequence[torch.Tensor], is_complex: bool) -> bool:
+    """Whether these tensors are plain ones on the CPU, with their values in memory, and nobody watches."""
+    return (
+        _no_modes()
+        and {*map(type, given)} <= _PLAIN
+        and all(map(_is_cpu, given))
+        and not any(map(_is_neg, given))
+        and not (is_complex and any(map(_is_conj, given)))
+        and not (torch.is_grad_enabled() and any(map(_requires_grad, given)))
+    )

@@ -1,0 +1,329 @@
+"""One PyTorch operator per layer: registered once, run on tensors, traced on fake ones.
+
+``ssmc::<layer>_<digest>(inputs…, static parameters…, Tensor[]? state, bool return_state) -> Tensor[]``
+returns the outputs, then the state. The digest is that of the texts a layer consists of, so the same
+layer loaded twice is one operator and two different ones never meet.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ssmc.compiler import Compiled
+from ssmc.dsl import InputSignature, LayerSignature
+from ssmc.errors import InternalError, UserError
+from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
+
+from .binding import alternative, check_kind, checked_static, shown
+from .build import Call, Family, extent_in_bytes
+from .dtypes import STORAGE, TORCH_DTYPES, short
+from .specialise import Kind, Place, Specialisation, specialise
+
+NAMESPACE = "ssmc"
+DEVICES = ("cpu",)
+CALLS_KEPT = 1024
+Tensors = Sequence[torch.Tensor]
+
+
+class Source(Protocol):
+    """Where the Programs of a layer come from."""
+
+    digest: str
+    signature: LayerSignature
+
+    def program(self, kind: Kind) -> Program: ...
+
+    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Compiled: ...
+
+
+class Operator:
+    """A layer as a PyTorch operator, with everything that was compiled for it; use ``operator_of``."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.signature = source.signature
+        self.layer = source.signature.name
+        self.specialisations: dict[Kind, Specialisation] = {}
+        self.families: dict[Kind, Family] = {}
+        self.latest: tuple[Kind, Call] | None = None
+        self._calls: dict[Any, Call] = {}
+        self._lock = threading.RLock()
+        self._inputs = len(self.signature.inputs)
+        self._library = torch.library.Library(NAMESPACE, "FRAGMENT")
+        self.name = f"{_ascii(self.layer)}_{source.digest[:16]}"
+        self.overload = self._register()
+
+    # ------------------------------------------------------------ what kind of call it is
+
+    def kind(self, values: Sequence[torch.Tensor | None], statics: tuple[Any, ...], takes: bool, gives: bool) -> Kind:
+        """The kind of a call; UserError for a device, dtype or number of axes that no layer is made for."""
+        inputs: list[tuple[tuple[str, ...], str] | None] = []
+        for item, value in zip(self.signature.inputs, values, strict=True):
+            if value is None:
+                inputs.append(None)
+                continue
+            check_kind(self.layer, item, value, DEVICES)
+            inputs.append((alternative(self.layer, item, value), STORAGE[value.dtype]))
+        return Kind(tuple(inputs), statics, takes, gives)
+
+    def kind_of_ranks(
+        self, ranks: tuple[int | None, ...], statics: tuple[Any, ...], takes: bool, gives: bool
+    ) -> Kind:
+        """A kind of which only the names matter: the usual storage for every input."""
+        usual = {REAL: "f32", COMPLEX: "c64", INT: "i64", BOOL: "b8"}
+        inputs: list[tuple[tuple[str, ...], str] | None] = []
+        for item, rank in zip(self.signature.inputs, ranks, strict=True):
+            axes = next((a for a in item.alternatives if len(a) == rank), item.alternatives[0])
+            inputs.append(None if rank is None else (axes, usual[item.dtype]))
+        return Kind(tuple(inputs), statics, takes, gives)
+
+    def specialisation(self, kind: Kind) -> Specialisation:
+        """What a call of that kind takes and returns; made once."""
+        found = self.specialisations.get(kind)
+        if found is None:
+            with self._lock:
+                names = [item.name for item in self.signature.inputs]
+                found = specialise(self.layer, kind, names, _once(lambda: self.source.program(kind)))
+                self.specialisations[kind] = found
+        return found
+
+    def arguments(self, spec: Specialisation, values: Sequence[torch.Tensor | None], states: Tensors | None) -> Tensors:
+        """What a call passes on: inputs that the specialisation has, then the checked state."""
+        found = []
+        for place in spec.inputs:
+            value = values[place.number]
+            assert value is not None
+            found.append(value)
+        given = states or ()
+        if len(given) != len(spec.states):
+            names = ", ".join(place.shown for place in spec.states) or "nothing"
+            raise UserError(f"{self.layer}: a state of {len(given)} tensors", expected=f"{len(spec.states)}: {names}")
+        for place, value in zip(spec.states, given, strict=True):
+            self._check_state(place, value)
+            found.append(value)
+        return found
+
+    def _check_state(self, place: Place, value: torch.Tensor) -> None:
+        wanted = TORCH_DTYPES[place.storage]
+        if value.device.type not in DEVICES or value.dtype is not wanted:
+            raise UserError(
+                f"{self.layer}: state {place.shown!r} is {shown(value)}",
+                expected=f"a {short(wanted)} tensor on {' or '.join(DEVICES)}, the precision these inputs are computed in",
+                hint="state.to(dtype=…) converts a state",
+            )
+
+    # ------------------------------------------------------------ calls
+
+    def call(
+        self,
+        values: Sequence[torch.Tensor | None],
+        statics: tuple[Any, ...],
+        states: Tensors | None,
+        gives: bool,
+        out: Tensors = (),
+    ) -> tuple[Call, Tensors]:
+        """A call made ready, and the arguments whose addresses it takes, in order.
+
+        Arguments that are conjugate or negative views are made real ones.
+        """
+        values = [None if v is None else _plain(v) for v in values]
+        states = None if states is None else [_plain(v) for v in states]
+        key = (statics, gives, *map(_form, values), "state", *map(_form, states or ()), "out", *map(_form, out))
+        key = (states is not None, *key)
+        ready = self._calls.get(key)
+        if ready is None:
+            with self._lock:
+                ready, given = self._prepare(values, statics, states, gives, out)
+                if len(self._calls) >= CALLS_KEPT:
+                    self._calls.clear()
+                self._calls[key] = ready
+                return ready, given
+        given = [v for p in ready.spec.inputs if (v := values[p.number]) is not None]
+        return ready, [*given, *(states or ())]
+
+    def _prepare(
+        self,
+        values: Sequence[torch.Tensor | None],
+        statics: tuple[Any, ...],
+        states: Tensors | None,
+        gives: bool,
+        out: Tensors,
+    ) -> tuple[Call, Tensors]:
+        kind = self.kind(values, statics, states is not None, gives)
+        spec = self.specialisation(kind)
+        given = self.arguments(spec, values, states)
+        sizes = spec.sizes(given)
+        family = self.families.get(kind)
+        if family is None:
+            family = self.families[kind] = Family(spec, lambda s, n: self.source.build(s, kind, n))
+        ready = Call(spec, family.compiled(sizes), sizes, given, out)
+        self._check_order(ready)
+        self.latest = kind, ready
+        return ready, given
+
+    def _check_order(self, ready: Call) -> None:
+        """The compiler's arguments are those of the specialisation, in the same order and storage."""
+        spec = ready.spec
+        mine = [(p.name, p.storage) for p in (*spec.inputs, *spec.states, *spec.outputs, *spec.nexts)]
+        theirs = [(a.name, a.storage) for a in ready.compiled.arguments if a.role != "workspace"]
+        if mine != theirs:
+            raise InternalError(f"{self.layer}: the compiled entry takes {theirs}, expected {mine}; please report this")
+
+    def run(
+        self,
+        values: Sequence[torch.Tensor | None],
+        statics: tuple[Any, ...],
+        states: Tensors | None,
+        gives: bool,
+        out: Tensors = (),
+    ) -> list[torch.Tensor]:
+        """Outputs, then the state if it is asked for, of one call on the CPU.
+
+        Raises UserError for wrong arguments, ToolchainError if there is no compiler.
+        """
+        ready, given = self.call(values, statics, states, gives, out)
+        if out:
+            check_out(self.layer, ready, given, out)
+        return ready.run(map(torch.Tensor.data_ptr, given), out)
+
+    def fake(
+        self, values: Sequence[torch.Tensor | None], statics: tuple[Any, ...], states: Tensors | None, gives: bool
+    ) -> list[torch.Tensor]:
+        """Empty tensors of the shapes and dtypes that ``run`` returns; sizes may be symbolic."""
+        spec = self.specialisation(self.kind(values, statics, states is not None, gives))
+        given = self.arguments(spec, values, states)
+        sizes = spec.sizes(given)
+        return [
+            torch.empty([sizes[axis] for axis in place.axes], dtype=TORCH_DTYPES[place.storage], device="cpu")
+            for place in (*spec.outputs, *spec.nexts)
+        ]
+
+    # ------------------------------------------------------------ PyTorch
+
+    def schema(self) -> str:
+        """The operator's schema, without its namespace."""
+        words = [f"{'Tensor' if item.required else 'Tensor?'} {n}" for item, n in self._parameter_names()]
+        kinds = {"int": "int", "real": "float", "bool": "bool", "enum": "str"}
+        words += [f"{kinds[item.kind]} static_{number}" for number, item in enumerate(self.signature.statics)]
+        return f"{self.name}({', '.join([*words, 'Tensor[]? state', 'bool return_state'])}) -> Tensor[]"
+
+    def _parameter_names(self) -> list[tuple[InputSignature, str]]:
+        """Each input with a name that schemas accept."""
+        found = []
+        for number, item in enumerate(self.signature.inputs):
+            good = item.name.isascii() and item.name.isidentifier() and not keyword.iskeyword(item.name)
+            reserved = item.name in ("self", "state", "return_state", "out") or item.name.startswith(("static_", "input_"))
+            found.append((item, item.name if good and not reserved else f"input_{number}"))
+        return found
+
+    def _register(self) -> Any:
+        tags = [torch.Tag.pt2_compliant_tag]
+        if hasattr(torch.Tag, "needs_exact_strides"):
+            tags.append(torch.Tag.needs_exact_strides)
+        library, name = self._library, self.name
+        library.define(self.schema(), tags=tuple(tags))
+        library.impl(name, self._on_cpu, "CPU")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", self._on_fake, lib=library)
+        library.impl(name, self._on_autograd, "Autograd", with_keyset=True)
+        return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def split(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...], Any, bool]:
+        """The operator's arguments as values, statics, state and whether to return one."""
+        return args[: self._inputs], self.statics(args[self._inputs : -2]), args[-2], args[-1]
+
+    def statics(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(checked_static(self.layer, s, v) for s, v in zip(self.signature.statics, values, strict=True))
+
+    def _on_cpu(self, *args: Any) -> list[torch.Tensor]:
+        return self.run(*self.split(args))
+
+    def _on_fake(self, *args: Any) -> list[torch.Tensor]:
+        return self.fake(*self.split(args))
+
+    def _on_autograd(self, keyset: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled():
+            values, _, states, _ = args[: self._inputs], None, args[-2], None
+            self.refuse_gradient([*values, *(states or ())])
+        return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def refuse_gradient(self, values: Sequence[torch.Tensor | None]) -> None:
+        """UserError if one of these tensors (inputs, then state) asks for a gradient."""
+        for number, value in enumerate(values):
+            if value is not None and value.requires_grad:
+                name = self.signature.inputs[number].name if number < self._inputs else "state"
+                raise UserError(
+                    f"{self.layer}: {name!r} requires a gradient, and gradients are not there yet in this version",
+                    hint=f"call it under torch.no_grad(), or pass {name}.detach()",
+                )
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    if value.is_conj() or value.is_neg():
+        return value.resolve_conj().resolve_neg()
+    return value
+
+
+def _form(value: torch.Tensor | None) -> Any:
+    """What a ready call depends on of one argument."""
+    if value is None:
+        return None
+    if value.layout is not torch.strided:
+        return value.layout
+    return value.shape, value.stride(), value.dtype, value.device
+
+
+def _once(make: Callable[[], Program]) -> Callable[[], Program]:
+    found: list[Program] = []
+
+    def program() -> Program:
+        if not found:
+            found.append(make())
+        return found[0]
+
+    return program
+
+
+def _ascii(name: str) -> str:
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def check_out(layer: str, ready: Call, given: Tensors, out: Tensors) -> None:
+    """Raise UserError unless ``out`` can take the outputs of a call."""
+    if len(out) != len(ready.spec.outputs):
+        names = ", ".join(p.shown for p in ready.spec.outputs)
+        raise UserError(f"{layer}: `out` holds {len(out)} tensors", expected=f"{len(ready.spec.outputs)}: {names}")
+    spans = [extent_in_bytes(value) for value in given]
+    for place, buffer, value in zip(ready.spec.outputs, ready.buffers, out, strict=False):
+        name = f"`out` for {place.shown!r}"
+        if tuple(value.shape) != buffer.shape or value.dtype is not buffer.dtype or value.device.type not in DEVICES:
+            raise UserError(
+                f"{layer}: {name} is {shown(value)}",
+                expected=f"a {short(buffer.dtype)} tensor of shape {buffer.shape} on {' or '.join(DEVICES)}",
+            )
+        if any(stride == 0 and extent > 1 for stride, extent in zip(value.stride(), value.shape, strict=True)):
+            raise UserError(f"{layer}: {name} has several elements in one place (stride 0)", hint=".contiguous()")
+        start, end = extent_in_bytes(value)
+        if any(start < other_end and other_start < end for other_start, other_end in spans):
+            raise UserError(f"{layer}: {name} shares memory with an argument", hint="pass memory of its own")
+        spans.append((start, end))
+
+
+# ---------------------------------------------------------------- one operator per content
+
+_OPERATORS: dict[str, Operator] = {}  # PyTorch's registry is per process, and so is this one
+_OPERATORS_LOCK = threading.Lock()
+
+
+def operator_of(source: Source) -> Operator:
+    """The operator of a layer, registered now if this process has not seen the same text before."""
+    with _OPERATORS_LOCK:
+        key = f"{source.signature.name}:{source.digest}"
+        if key not in _OPERATORS:
+            _OPERATORS[key] = Operator(source)
+        return _OPERATORS[key]
