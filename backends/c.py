@@ -22,6 +22,7 @@ from .writer import Names, Writer
 
 _SMALL_WORK = 32768
 _TIME_BLOCK = 256
+_LEAST_LANES = 16
 _STACK_BYTES = 256 * 1024
 
 
@@ -81,7 +82,7 @@ class _KernelEmitter:
             emitter.loops.program, kernel, emitter.names, emitter.precision, emitter.storage,
             emitter.loops.fixed, emitter.needed,
         )  # fmt: skip
-        self.vector = emitter.loops.lanes if kernel.lane else 1
+        self.vector = kernel.lanes if kernel.lane else 1
 
     def run(self) -> None:
         self._body()
@@ -138,12 +139,19 @@ class _KernelEmitter:
         if not self.kernel.lane:
             self.out.line(f"failed |= {self.kernel.name}_body({head});")
             return
-        lane = self.e.names.get("i", self.kernel.lane)
-        size = self.x.size(self.kernel.lane)
-        self.out.line(f"const int64_t {lane} = lane_block * {self.vector};")
-        self.out.line(f"const int64_t w = {size} - {lane} < {self.vector} ? {size} - {lane} : {self.vector};")
-        self.out.line(f"failed |= unit && w == {self.vector} ? {self.kernel.name}_body({head}, {lane}, {self.vector}, 1)")
-        self.out.line(f"                             : {self.kernel.name}_body({head}, {lane}, w, 0);")
+        lane, size = self.e.names.get("i", self.kernel.lane), self.x.size(self.kernel.lane)
+        self.out.line(f"const int64_t first = lane_block * {self.vector};")
+        self.out.line(f"const int64_t w = {size} - first < {self.vector} ? {size} - first : {self.vector};")
+        call = f"{self.kernel.name}_body({head}"
+        self.out.line(f"if (unit && w == {self.vector}) failed |= {call}, first, {self.vector}, 1);")
+        least = min(self.vector, _LEAST_LANES)
+        if least == self.vector:
+            self.out.line(f"else failed |= {call}, first, w, 0);")
+            return
+        with self.out.block(f"else for (int64_t {lane} = first; {lane} < first + w; {lane} += {least})"):
+            self.out.line(f"const int64_t v = first + w - {lane} < {least} ? first + w - {lane} : {least};")
+            self.out.line(f"if (unit && v == {least}) failed |= {call}, {lane}, {least}, 1);")
+            self.out.line(f"else failed |= {call}, {lane}, v, 0);")
 
     # ------------------------------------------------------------ the body
 

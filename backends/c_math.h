@@ -2,10 +2,11 @@
    uses, so the layout matters: definitions stand between blank lines, each with the comment above it, and
    none of them has a blank line inside. Larger definitions come after those they use.
 
-   Everything is branch-free, so that gcc and clang vectorise loops around it without -ffast-math. NaN
-   gives NaN, infinities give the limit, a result too large gives infinity, a result below the normal
-   numbers may be 0. The largest errors that were measured stand in c_math.py. Polynomials are minimax
-   fits (relative error of the function, coefficients rounded to single precision one after another). */
+   All but pow and the integer functions is branch-free, so that gcc and clang vectorise loops around it without
+   -ffast-math. NaN gives NaN, infinities give what they give in the formula, a result too large gives
+   infinity, a result below the normal numbers may be 0. The largest errors that were measured stand in c_math.py.
+   Polynomials are minimax fits (of the relative error of the function, coefficients rounded to single precision
+   one after another). */
 
 #define SSMC_INLINE static inline __attribute__((always_inline))
 
@@ -119,9 +120,9 @@ SSMC_INLINE float ssmc_exp2_f32(float x) {
     return ssmc_zero_if(x < -125.99f, p * ssmc_power_of_two(rounded));
 }
 
-/* (e^x - 1) / 2 for x >= -80: with e^f = 1 + q it is 2^(n-1) q + (2^(n-1) - 1/2) */
+/* (e^x - 1) / 2 for x >= -80: with e^f = 1 + q it is 2^(n-1) q + (2^(n-1) - 1/2), where 2^(n-1) is finite */
 SSMC_INLINE float ssmc_half_expm1(float x) {
-    float rounded = ssmc_exp_round(x);
+    float rounded = ssmc_at_most(ssmc_exp_round(x), SSMC_ROUND + 128.0f);
     float scale = ssmc_power_of_two(rounded);
     float f = ssmc_exp_rest(x, rounded);
     float p = 0.0013868435f;
@@ -273,55 +274,35 @@ SSMC_INLINE float ssmc_sinh_f32(float x) {
     return __builtin_copysignf(a > 20.0f ? ssmc_half_exp(a) : small, x);
 }
 
-/* Angles. */
+/* Angles. The exact functions are the C library's, which no compiler vectorises; the bounded ones it does, about
+   four times as fast, but beyond 2^27, where floats are multiples of 16 and hardly angles, they give NaN. */
 
-/* The ranges of a >= 0 in which it is unwound differently, as masks. */
-struct ssmc_ranges {
-    int32_t r1, r2, r3, r4;
-};
-
-/* Of five constants, given by their bits, the one for the range. */
-SSMC_INLINE double ssmc_by_range(struct ssmc_ranges r, uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3,
-                                 uint64_t c4) {
-    uint64_t lower = c0 ^ ((c0 ^ c1) & (uint64_t)(int64_t)r.r1) ^ ((c1 ^ c2) & (uint64_t)(int64_t)r.r2);
-    uint64_t upper = ((c2 ^ c3) & (uint64_t)(int64_t)r.r3) ^ ((c3 ^ c4) & (uint64_t)(int64_t)r.r4);
-    uint64_t bits = lower ^ upper;
-    double constant;
-    __builtin_memcpy(&constant, &bits, sizeof constant);
-    return constant;
+SSMC_INLINE float ssmc_sin_f32(float x) {
+    return sinf(x);
 }
 
-/* Below 2^27, x. Above, x modulo 2 pi, not yet reduced but below 2^27, with an error below 2^-26: x is an integer
-   of at most 50 bits times 2^s with s = 4, 30, 56 or 82, and its upper and its lower 25 bits are multiplied by
-   what 2^(s+25) and 2^s are modulo 2 pi. */
-SSMC_INLINE double ssmc_unwind(float x) {
-    float a = __builtin_fabsf(x);
-    struct ssmc_ranges r = {-(a >= 0x1p27f), -(a >= 0x1p53f), -(a >= 0x1p79f), -(a >= 0x1p105f)};
-    uint32_t lower = (0x02000000u & (uint32_t)r.r1) + (0x0d000000u & (uint32_t)r.r2);
-    uint32_t upper = (0x0d000000u & (uint32_t)r.r3) + (0x0d000000u & (uint32_t)r.r4);
-    float scale = ssmc_float(0x3f800000u - lower - upper);
-    double scaled = (double)(x * scale);
-    double high = (scaled * 0x1p-25 + 0x1.8p52) - 0x1.8p52;
-    double low = scaled - high * 0x1p25;
-    return high * ssmc_by_range(r, 0x4180000000000000, 0x400678ac84a126fa, 0xc001d1afdb068d79, 0xc00082d219bb0225,
-                                0x4004c2b1486f5ba8)
-        + low * ssmc_by_range(r, 0x3ff0000000000000, 0xc006cbe3f9990e92, 0xbfe54a767d1830ee, 0x3ffd412de4f67e7e,
-                              0x40013e52751255e7);
+SSMC_INLINE float ssmc_cos_f32(float x) {
+    return cosf(x);
 }
 
+SSMC_INLINE float ssmc_tan_f32(float x) {
+    return tanf(x);
+}
+
+/* x = (quarter turns) pi / 2 + rest, in double precision; the first part of pi / 2 is short, for exact products */
 struct ssmc_angle {
-    float rest; /* between -pi/4 and pi/4 */
-    uint32_t quarter; /* quarter turns before it, modulo 4 in the lowest bits */
+    float rest;
+    uint32_t quarter;
 };
 
 SSMC_INLINE struct ssmc_angle ssmc_reduce(float x) {
-    double y = ssmc_unwind(x);
-    double rounded = y * 0.63661977236758134308 + 0x1.8p52;
+    double rounded = x * 0.63661977236758134308 + 0x1.8p52;
     double n = rounded - 0x1.8p52;
     uint64_t bits;
     __builtin_memcpy(&bits, &rounded, sizeof bits);
     struct ssmc_angle angle;
-    angle.rest = (float)(y - n * 1.5707963109016418 - n * 1.5893254773528196e-8);
+    angle.rest = (float)(x - n * 1.5707963109016418 - n * 1.5893254773528196e-8);
+    angle.rest = ssmc_nan_if(!(__builtin_fabsf(x) < 0x1p27f), angle.rest);
     angle.quarter = (uint32_t)bits;
     return angle;
 }
@@ -342,19 +323,19 @@ SSMC_INLINE float ssmc_cos_near_zero(float x) {
     return SSMC_FMA(p * z, z, SSMC_FMA(-0.5f, z, 1.0f));
 }
 
-SSMC_INLINE float ssmc_sin_f32(float x) {
+SSMC_INLINE float ssmc_sin_bounded_f32(float x) {
     struct ssmc_angle a = ssmc_reduce(x);
     float y = a.quarter & 1u ? ssmc_cos_near_zero(a.rest) : ssmc_sin_near_zero(a.rest);
     return ssmc_float(ssmc_bits(y) ^ (a.quarter & 2u) << 30);
 }
 
-SSMC_INLINE float ssmc_cos_f32(float x) {
+SSMC_INLINE float ssmc_cos_bounded_f32(float x) {
     struct ssmc_angle a = ssmc_reduce(x);
     float y = a.quarter & 1u ? ssmc_sin_near_zero(a.rest) : ssmc_cos_near_zero(a.rest);
     return ssmc_float(ssmc_bits(y) ^ ((a.quarter + 1u) & 2u) << 30);
 }
 
-SSMC_INLINE float ssmc_tan_f32(float x) {
+SSMC_INLINE float ssmc_tan_bounded_f32(float x) {
     struct ssmc_angle a = ssmc_reduce(x);
     float s = ssmc_sin_near_zero(a.rest), c = ssmc_cos_near_zero(a.rest);
     return a.quarter & 1u ? -c / s : s / c;

@@ -1,5 +1,6 @@
 """The front end: ``.ssm`` text → Program."""
 
+from .check import check
 from .choice import Choice, StaticValue
 from .elaborate import elaborate
 from .modules import Module, library_names

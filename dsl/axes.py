@@ -34,12 +34,13 @@ class Inference:
         return self.found.get(name, set())
 
     def ordered(self, flat: Flat) -> tuple[str, ...]:
-        """The axes of an equation: as stated, then what its arguments add, in the order of the Program."""
+        """The axes of an equation: as stated; in the order of the Program where they are inferred or its
+        arguments add some."""
         stated = flat.axes or ()
         if flat.like is not None and flat.axes is None:
             like = self.build.flats.get(flat.like)
             return self.ordered(like) if like is not None else self.build.inputs[flat.like].axes
-        return stated + self.build.axes.ordered(self.found[flat.name] - set(stated))
+        return stated if self.found[flat.name] == set(stated) else self.build.axes.ordered(self.found[flat.name])
 
     def _settle(self) -> None:
         flats = [f for f in self.build.flats.values() if f.like is None]

@@ -22,7 +22,6 @@ from ssmc.ir import Program
 
 from . import ast
 from .choice import Choice, StaticValue
-from .circles import check_circles
 from .finish import finish
 from .flat import Build
 from .frame import Frame
@@ -71,8 +70,6 @@ def attempt(
             _declare_functions(frame)
         frame.run()
         program = finish(build, header, frame)
-        if program is not None and not verbatim:
-            check_circles(program, problems)
     return None if problems else program
 
 

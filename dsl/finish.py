@@ -28,6 +28,8 @@ from ssmc.ir import (
 )
 
 from .axes import Extents, Inference
+from .circles import check_circles
+from .conditions import check_conditions
 from .dtypes import TypeCheck, in_words, infer_types
 from .flat import Build, Flat, Outer
 from .lower import Lowering, constant_value, depth_of, sizes_in
@@ -71,28 +73,39 @@ def finish(build: Build, header: LayerSignature, frame: Frame) -> Program | None
     extensions = _extensions(build, lowering, lowered, check)
     axes = _axes(build, extents, lowering, lowered, extensions, check)
     requirements = _requirements(build, extents, lowering)
-    if build.problems:
-        return None
-    main = [f for f in _in_order(build) if f.block is None]
+    program = _program(build, header, frame, lowered, axes, extensions, requirements, outputs)
+    if not build.verbatim:
+        check_circles(program, build.problems)
+        check_conditions(program, build.problems)
+    return None if build.problems else program
+
+
+def _program(
+    build: Build,
+    header: LayerSignature,
+    frame: Frame,
+    lowered: _Lowered,
+    axes: tuple[Axis, ...],
+    extensions: tuple[Extension, ...],
+    requirements: tuple[Requirement, ...],
+    outputs: tuple[str, ...],
+) -> Program:
+    """The Program of the equations that are left: all of them, unless something is wrong."""
+    flats = _in_order(build)
+    customs = []
+    for block in build.blocks:
+        equations = tuple(_equation(f, lowered) for f in flats if f.block == block.name)
+        customs.append(CustomGradient(block.name, block.inputs, block.outputs, equations, block.span))
     return Program(
         name=header.name,
         axes=axes,
         inputs=tuple(build.inputs.values()),
         outputs=outputs,
-        equations=tuple(_equation(f, lowered) for f in main),
+        equations=tuple(_equation(f, lowered) for f in flats if f.block is None),
         extensions=extensions,
         functions=tuple(build.functions.values()),
         opaques=tuple(build.opaques.values()),
-        customs=tuple(
-            CustomGradient(
-                b.name,
-                b.inputs,
-                b.outputs,
-                tuple(_equation(f, lowered) for f in _in_order(build) if f.block == b.name),
-                b.span,
-            )
-            for b in build.blocks
-        ),
+        customs=tuple(customs),
         requirements=requirements,
         doc=header.doc,
         span=frame.definition.name.span,

@@ -8,7 +8,7 @@ but nobody looks at ``score`` except under ``s <= t and t - s < W``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssmc.ir import (
     INT,
@@ -32,13 +32,21 @@ from ssmc.ir import (
 
 @dataclass(frozen=True)
 class LookBack:
-    """The reads of ``tensor`` along ``axis``; ``accesses`` are those that are not here and now."""
+    """The reads of ``tensor`` along ``axis`` that are not here and now, each with its lag; None
+    where the reader has no index along the axis, and so reads all of it."""
 
     tensor: str
     axis: str
-    lags: tuple[Lag, ...] = ()
-    accesses: tuple[Access, ...] = ()
-    whole: bool = False  # some reader has no index along the axis, and so reads all of it
+    reads: tuple[tuple[Access, Lag | None], ...] = ()
+
+    @property
+    def lags(self) -> tuple[Lag, ...]:
+        return tuple(lag for _, lag in self.reads if lag is not None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether some reader reads all of the axis."""
+        return any(lag is None for _, lag in self.reads)
 
     @property
     def past(self) -> tuple[Linear, ...] | None:
@@ -95,13 +103,8 @@ def look_back(program: Program) -> dict[tuple[str, str], LookBack]:
                 continue
             old = found[access.tensor, axis]
             lag = accesses.lag(access, axis)
-            if lag is None:
-                new = LookBack(old.tensor, axis, old.lags, (*old.accesses, access), True)
-            elif lag.constant == 0:
-                continue
-            else:
-                new = LookBack(old.tensor, axis, (*old.lags, lag), (*old.accesses, access), old.whole)
-            found[access.tensor, axis] = new
+            if lag is None or lag.constant != 0:
+                found[access.tensor, axis] = replace(old, reads=(*old.reads, (access, lag)))
     return found
 
 

@@ -39,10 +39,10 @@ def carried_state(program: Program) -> tuple[StateTensor | Counter, ...]:
     """The state of ``program``: tensors in the order of the Program, then counters."""
     tensors = program.tensors()
     found: list[StateTensor | Counter] = []
-    for (name, axis), reads in look_back(program).items():
-        ahead = reads.lags and all(lag.is_future() for lag in reads.lags) and not reads.whole
-        if reads.accesses and not ahead:
-            found.append(StateTensor(name, axis, tensors[name].axes, reads.depth))
+    for (name, axis), look in look_back(program).items():
+        ahead = all(lag is not None and lag.is_future() for _, lag in look.reads)
+        if not ahead:
+            found.append(StateTensor(name, axis, tensors[name].axes, look.depth))
     found += [Counter(axis) for axis in program.sequence_axes if any(position_uses(program, axis))]
     return tuple(found)
 

@@ -136,6 +136,7 @@ class Kernel:
     variables: Mapping[tuple[str, int], Variable]
     arrays: Mapping[tuple[str, str], Variable]
     tensors: tuple[str, ...]
+    lanes: int
     tile: Tile | None = None
 
 
@@ -163,4 +164,3 @@ class Loops:
     kernels: tuple[Kernel, ...]
     workspaces: tuple[str, ...]
     fixed: Mapping[str, int]
-    lanes: int

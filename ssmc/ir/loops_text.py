@@ -13,11 +13,11 @@ _INFIX = {
 
 def print_loops(loops: Loops) -> str:
     """Every kernel: its grid, what it keeps, and the groups of its three sections."""
-    return "\n".join(_kernel(kernel, loops) for kernel in loops.kernels)
+    return "\n".join(_kernel(kernel) for kernel in loops.kernels)
 
 
-def _kernel(kernel: Kernel, loops: Loops) -> str:
-    grid = [*kernel.grid, *([f"{kernel.lane} by {loops.lanes} lanes"] if kernel.lane else [])]
+def _kernel(kernel: Kernel) -> str:
+    grid = [*kernel.grid, *([f"{kernel.lane} by {kernel.lanes} lanes"] if kernel.lane else [])]
     lines = [f"kernel {kernel.name} over {', '.join(grid) or 'nothing'}:"]
     for ring in kernel.rings:
         shape = ", ".join((*ring.dims, *(["lanes"] if ring.lanes else [])))

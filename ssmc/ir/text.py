@@ -224,8 +224,20 @@ class _Writer:
         items = []
         for axis, index in zip(known.axes, read.indices, strict=True):
             if index != Index(axis):
-                items.append(self.text(index) if _names_only(index, axis, known) else f"{axis}={self.text(index)}")
+                written, short = self._index(index)
+                assign = f"{axis}={written}" if short else f"{axis} = {written}"
+                items.append(written if _names_only(index, axis, known) else assign)
         return f"{read.tensor}[{', '.join(items)}]" if items else read.tensor
+
+    def _index(self, index: Expr) -> tuple[str, bool]:
+        """An index, and whether it is short: one name or number, or two written closely, ``t-1``."""
+        match index:
+            case Op(op="add" | "sub" as op, args=(Const() | Index() | Size() as a, Const() | Index() | Size() as b)):
+                right = self.text(b, _PRODUCT)
+                if not right.startswith("-"):
+                    return f"{self.text(a, _SUM)}{OPERATIONS[op].symbol}{right}", True
+        written = self.text(index)
+        return written, " " not in written
 
 
 def _names_only(index: Expr, axis: str, tensor: Tensor) -> bool:

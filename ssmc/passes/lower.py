@@ -23,6 +23,7 @@ from .tile import tile
 
 # A value that does not vary along time is computed ahead when it takes at most so many numbers.
 _LANE_ARRAY, _SCALAR_ARRAY = 256, 8192
+_WIDER = 4
 _TRIVIAL = frozenset({"add", "sub", "mul", "neg", "int", "real", "ge", "lt", "and"})
 
 
@@ -33,8 +34,9 @@ def lower(plan: Plan, sizes: dict[str, int], lanes: int) -> Loops:
     kernels = []
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)
-        kernels.append(tile(_KernelLowering(plan, kernel, ranges, scalariser).run(), plan.fixed, plan.options))
-    return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed, lanes)
+        lowered = _KernelLowering(plan, kernel, ranges, scalariser).run(lanes)
+        kernels.append(tile(lowered, plan.fixed, plan.options))
+    return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class _KernelLowering:
         self.names: dict[int, str] = {}
         self.used_names: set[str] = set()
 
-    def run(self) -> Kernel:
+    def run(self, lanes: int) -> Kernel:
         roots = self._roots()
         forced = self._array_values()
         for item in roots:
@@ -99,12 +101,15 @@ class _KernelLowering:
         for tensor in sorted(self.make.arrays):
             for part, node in zip(("re", "im"), parts(self.make.value(tensor)), strict=False):
                 arrays[tensor, part] = self.variables["step", node.number]
-        grid = self._grid_order()
-        return Kernel(k.name, grid, k.lane, k.time, k.reverse, k.recurrent, done[0], done[1], done[2],
-                      rings, self.variables, arrays, self._touched(done))  # fmt: skip
+        return Kernel(k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done[0], done[1], done[2],
+                      rings, self.variables, arrays, self._touched(done), self._lanes(lanes, rings))  # fmt: skip
 
-    def _grid_order(self) -> tuple[str, ...]:
-        return self.kernel.parallel
+    def _lanes(self, lanes: int, rings: tuple[Ring, ...]) -> int:
+        """More lanes where a step keeps only a few numbers per lane: rows of memory are then read in
+        longer pieces, which is what bounds such kernels."""
+        if self.plan.options.lanes or any(v.dims for v in self.variables.values()) or any(r.dims for r in rings):
+            return lanes
+        return lanes * _WIDER
 
     def _touched(self, sections: list[tuple[Group, ...]]) -> tuple[str, ...]:
         """Tensors in memory that the kernel reads or writes, in order of first use."""

@@ -299,13 +299,14 @@ class _Planner:
         assert node.condition is not None
         for part in walk(node.condition):
             if isinstance(part, Op) and part.op == "eq":
-                bound = [any(self._reads_along(side, a) for a in node.axes) for side in part.args]
-                if any(bound) and all(reads(side) for side in part.args):
+                joined = [any(self._reads_whole(side, a) for a in node.axes) for side in part.args]
+                if any(joined) and all(reads(side) for side in part.args):
                     return True
         return False
 
-    def _reads_along(self, expr: Expr, axis: str) -> bool:
-        return any(isinstance(n, Index) and n.axis == axis for r in reads(expr) for i in r.indices for n in walk(i))
+    def _reads_whole(self, expr: Expr, axis: str) -> bool:
+        """Whether something is read all along a bound axis (a tap of a window is not)."""
+        return any(Index(axis) in r.indices for r in reads(expr))
 
     # ------------------------------------------------------------ grouping
 

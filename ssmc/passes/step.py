@@ -28,6 +28,7 @@ from ssmc.ir import (
     Expr,
     Extension,
     Index,
+    Lag,
     Op,
     Program,
     Read,
@@ -62,7 +63,7 @@ def step(program: Program, takes: bool, gives: bool) -> Program:
     program = banded(replace(program, customs=()), time)
     looks = [look for (_, axis), look in look_back(program).items() if axis == time]
     _check_causal(program, time, looks)
-    carried = [_Carried(program, time, look) for look in looks if look.accesses]
+    carried = [_Carried(program, time, look) for look in looks if look.reads]
     positions = any(True for _ in position_uses(program, time))
     if takes:
         program = _continued(program, time, carried, positions)
@@ -80,8 +81,8 @@ def _check_causal(program: Program, time: str, looks: list[LookBack]) -> None:
             names = ", ".join(map(repr, loop.equations()))
             raise _refused(program.equation(loop.equations()[0]), f"{names} runs backwards along {time!r}")
     for look in looks:
-        for access in look.accesses:
-            _check_access(access, look, time)
+        for access, lag in look.reads:
+            _check_access(access, lag, time)
     for equation in size_uses(program, time):
         raise _refused(equation, f"{equation.name!r} uses #{time}, the length of the whole sequence")
     for requirement in program.requirements:
@@ -97,18 +98,18 @@ def _check_causal(program: Program, time: str, looks: list[LookBack]) -> None:
             raise _refused(next(found), f"axis {axis.name!r} is as long as the whole sequence")
 
 
-def _check_access(access: Access, look: LookBack, time: str) -> None:
+def _check_access(access: Access, lag: Lag | None, time: str) -> None:
     """Raise Unsupported for a read that a piece of the sequence cannot serve."""
     reads = f"{access.reader.name!r} reads {access.tensor!r}"
     span = access.read.span
-    if look.whole:
+    if lag is None:
         raise _refused(access.reader, f"{reads} along all of {time!r}", span)
-    if look.data_dependent:
+    if not lag.known:
         raise _refused(access.reader, f"{reads} at an index of {time!r} that depends on data", span)
-    if not look.causal:
+    if not lag.is_past():
         raise _refused(access.reader, f"{reads} later in {time!r}", span)
-    if look.past is None:
-        hint = f"bound it, as in `t - s < {256}`: a history that grows is not carried yet"
+    if Size(time) in lag.high.terms:
+        hint = "bound it, as in `t - s < 256`: a history that grows is not carried yet"
         raise _refused(access.reader, f"{reads} at every earlier index of {time!r}", span, hint)
 
 

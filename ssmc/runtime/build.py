@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,7 @@ from ssmc.errors import ToolchainError
 from .dtypes import TORCH_DTYPES
 from .specialise import Specialisation
 
-_CPU = torch.device("cpu")
-_data_ptr = torch.Tensor.data_ptr
-_empty = torch.empty_strided
+_data_ptr, _threads = torch.Tensor.data_ptr, torch.get_num_threads
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class Buffer:
     strides: tuple[int, ...]
     dtype: torch.dtype
 
-    def make(self) -> torch.Tensor:
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=_CPU)
+    def maker(self) -> Callable[[], torch.Tensor]:
+        """What makes a new one."""
+        return partial(torch.empty_strided, self.shape, self.strides, dtype=self.dtype, device=torch.device("cpu"))
 
 
 class Call:
@@ -44,7 +44,7 @@ class Call:
     each call, and the compiled code only reads ``meta``.
     """
 
-    __slots__ = ("buffers", "compiled", "entry", "extents", "meta", "pack", "spare", "spec")
+    __slots__ = ("buffers", "compiled", "entry", "extents", "makers", "meta", "pack", "spare", "spec")
 
     def __init__(
         self,
@@ -64,8 +64,10 @@ class Call:
         strides |= {place.name: buffer.strides for place, buffer in zip(made, self.buffers, strict=True)}
         strides |= {place.name: value.stride() for place, value in zip(spec.outputs, out, strict=False)}
         workspaces = [a for a in compiled.arguments if a.role == "workspace"]
-        self.spare = tuple(self._buffer(a.axes, a.storage) for a in workspaces)
-        strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, self.spare, strict=True)}
+        spare = [self._buffer(a.axes, a.storage) for a in workspaces]
+        strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, spare, strict=True)}
+        self.makers = tuple(buffer.maker() for buffer in self.buffers)
+        self.spare = tuple(buffer.maker() for buffer in spare)
         numbers = [self.extents[axis] for axis in compiled.axes]
         for argument in compiled.arguments:
             numbers += strides[argument.name]
@@ -78,12 +80,13 @@ class Call:
 
     def run(self, pointers: Iterable[int], out: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Outputs (``out`` if given), then the state, for these addresses of the arguments."""
-        made = [_empty(b.shape, b.strides, dtype=b.dtype, device=_CPU) for b in self.buffers[len(out) :]]
-        if out:
-            made = [*out, *made]
-        spare = [b.make() for b in self.spare]
-        packed = self.pack(*pointers, *map(_data_ptr, made), *map(_data_ptr, spare))
-        if self.entry(packed, self.meta, torch.get_num_threads()):
+        made = [make() for make in self.makers] if not out else [*out, *(make() for make in self.makers[len(out) :])]
+        if self.spare:
+            spare = [make() for make in self.spare]
+            packed = self.pack(*pointers, *map(_data_ptr, made), *map(_data_ptr, spare))
+        else:
+            packed = self.pack(*pointers, *map(_data_ptr, made))
+        if self.entry(packed, self.meta, _threads()):
             raise ToolchainError(f"{self.spec.layer}: there is not enough memory for the working space of its kernels")
         return made
 

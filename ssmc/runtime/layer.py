@@ -17,24 +17,27 @@ from .binding import as_tensor, bind, check_static_names, checked_static, comple
 from .build import Call
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
-from .state import State
+from .state import State, rebuilt
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _size, _stride, _data_ptr = torch.Tensor.size, torch.Tensor.stride, torch.Tensor.data_ptr
 _is_neg, _is_conj = torch.Tensor.is_neg, torch.Tensor.is_conj
 _dtype, _is_cpu = torch.Tensor.dtype.__get__, torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-_is_compiling = torch.compiler.is_compiling
+_is_compiling, _grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_transforms, _jit_tracing = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
+_profiling = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
 class _Ready:
     """A call that was made before in exactly this form: which argument goes where, and what comes back."""
 
-    __slots__ = ("call", "complex", "count", "order")
+    __slots__ = ("complex", "names", "order", "run")
 
     def __init__(self, call: Call, order: Sequence[int], is_complex: bool) -> None:
-        self.call = call
-        self.count = len(call.spec.outputs)
+        self.run = call.run
+        self.names = call.spec.state_names
         self.order = None if list(order) == sorted(order) else itemgetter(*order)
         self.complex = is_complex
 
@@ -129,12 +132,16 @@ class Layer:
                 ready = self._ready.get(key)
             except (TypeError, AttributeError, RuntimeError):
                 ready = None
-            if ready is not None and _is_eager(given, ready.complex):
+            if ready is not None and _is_plain(given, ready.complex):
                 pointers: Any = [*map(_data_ptr, given)]
                 if ready.order is not None:
                     pointers = ready.order(pointers)
-                made = ready.call.run(pointers)
-                return self._returned(made, ready.call.spec.state_names if return_state else None)
+                made = ready.run(pointers)
+                if not return_state:
+                    return made[0] if self._outputs == 1 else tuple(made)
+                if self._outputs == 1:
+                    return made[0], rebuilt(ready.names, tuple(made[1:]))
+                return self._returned(made, ready.names)
         return self._general(args, named, state, return_state, out)
 
     def _general(
@@ -302,22 +309,20 @@ class Layer:
 
 def _no_modes() -> bool:
     """Whether nothing is active that wants to see PyTorch operators go by."""
-    return (
-        not torch._C._len_torch_dispatch_stack()
-        and not torch._C._len_torch_function_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._get_tracing_state() is None
-        and not torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    )
+    return not (_dispatch_modes() or _function_modes() or _transforms() or _jit_tracing() or _profiling())
 
 
-def _is_eager(given: Sequence[torch.Tensor], is_complex: bool) -> bool:
+def _is_plain(given: Sequence[torch.Tensor], is_complex: bool) -> bool:
     """Whether these tensors are plain ones on the CPU, with their values in memory, and nobody watches."""
-    return (
-        _no_modes()
-        and {*map(type, given)} <= _PLAIN
-        and all(map(_is_cpu, given))
-        and not any(map(_is_neg, given))
-        and not (is_complex and any(map(_is_conj, given)))
-        and not (torch.is_grad_enabled() and any(map(_requires_grad, given)))
+    return not (
+        _dispatch_modes()
+        or _function_modes()
+        or _transforms()
+        or _jit_tracing()
+        or _profiling()
+        or not {*map(type, given)} <= _PLAIN
+        or not all(map(_is_cpu, given))
+        or any(map(_is_neg, given))
+        or (is_complex and any(map(_is_conj, given)))
+        or (_grad_enabled() and any(map(_requires_grad, given)))
     )

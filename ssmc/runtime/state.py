@@ -78,10 +78,18 @@ def _to(value: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Te
     return value.to(device=device, dtype=dtype)
 
 
+def rebuilt(names: tuple[str, ...], values: tuple[Any, ...]) -> State:
+    """A State around leaves of any kind: PyTorch puts its own placeholders there."""
+    state = State.__new__(State)
+    state.names, state.values = names, values
+    return state
+
+
+# Without this PyTorch takes a State for a leaf; it must be known before a saved graph is loaded.
 pytree.register_pytree_node(
     State,
     lambda state: (list(state.values), state.names),
-    lambda values, names: _rebuilt(tuple(names), tuple(values)),
+    lambda values, names: rebuilt(tuple(names), tuple(values)),
     serialized_type_name="ssmc.State",
     to_dumpable_context=list,
     from_dumpable_context=tuple,
@@ -90,10 +98,3 @@ pytree.register_pytree_node(
         state.names,
     ),
 )
-
-
-def _rebuilt(names: tuple[str, ...], values: tuple[Any, ...]) -> State:
-    """A State around leaves of any kind: PyTorch puts its own placeholders there."""
-    state = State.__new__(State)
-    state.names, state.values = names, values
-    return state

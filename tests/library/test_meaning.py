@@ -224,6 +224,8 @@ def test_local_attention_sees_a_window(rng: Random, groups: int | None) -> None:
     q, k, v = rng.normal(size=(b, t, h, e)), rng.normal(size=(b, t, *kept, e)), rng.normal(size=(b, t, *kept, f))
     found = run("local_attention", {"q": q, "k": k, "v": v}, window=window)
     turned_q, turned_k = found["q_turned"], found["k_turned"]
+    if groups:  # q names e before k names g, and so does the layer's own order of axes
+        turned_k = turned_k.swapaxes(-1, -2)
     for bi, ti, hi in itertools.product(range(b), range(t), range(h)):
         at = (hi * groups // h,) if groups else ()
         seen = range(max(0, ti - window), ti + 1)

@@ -1,0 +1,72 @@
+"""Library layers with static parameters and small extents that meet their requirements, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ssmc.dsl import Choice, elaborate, load_module
+from ssmc.ir import Program
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, how it is specialised, and extents of the axes that inputs bind."""
+
+    module: str
+    layer: str
+    sizes: Mapping[str, int]
+    statics: Mapping[str, object] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    signatures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        marks = [f"{k}={v}" for k, v in self.statics.items()] + [f"no {a}" for a in self.absent]
+        marks += [f"{k}:{''.join(v)}" for k, v in self.signatures.items()]
+        return f"{self.layer}({', '.join(marks)})"
+
+    def program(self) -> Program:
+        module = load_module(self.module)
+        everything = elaborate(module, self.layer, Choice(statics=dict(self.statics), signatures=dict(self.signatures)))
+        if not self.absent:
+            return everything
+        present = frozenset(t.name for t in everything.inputs) - set(self.absent)
+        return elaborate(module, self.layer, Choice(dict(self.statics), present, dict(self.signatures)))
+
+
+def _s(**sizes: int) -> Mapping[str, int]:
+    return sizes
+
+
+LOWERED = (
+    Case("affine_scan", "affine_scan", _s(b=2, t=7, d=19)),
+    Case("affine_scan", "affine_scan_complex", _s(b=2, t=5, d=3)),
+    Case("causal_conv1d", "causal_conv1d", _s(b=2, t=9, d=21, k=4, j=3)),
+    Case("causal_conv1d", "causal_conv1d", _s(b=2, t=3, d=5, k=4), {"activation": "silu"}, ("x0", "seq_idx", "bias")),
+    Case("gated_delta", "gated_delta", _s(b=2, t=6, h=2, i=4, j=5, e=3, f=4, k=3, v=4, n=3, p=4)),
+    Case("griffin_conv1d", "griffin_conv1d", _s(b=2, t=7, d=5, k=4, w=4, j=3)),
+    Case("lstm", "lstm", _s(b=2, t=5, d=3, g=4, e=6, k=6)),
+    Case("norms", "rms_norm", _s(b=2, t=3, d=37)),
+    Case("rg_lru", "rg_lru", _s(b=2, t=5, d=12, h=3, i=4, j=4)),
+    Case("rg_lru", "rg_lru_gated", _s(b=2, t=9, d=70)),
+    Case("rg_lru", "rg_lru_gated", _s(b=1, t=65, d=17), {}, ("segment_pos", "h0")),
+    Case("rotary", "rotary", _s(b=2, t=5, h=2, e=8)),
+    Case("s4d", "s4d", _s(b=2, t=65, d=18, n=8)),
+    Case("s4d", "s4d", _s(b=1, t=7, d=3, n=5), {"disc": "bilinear"}),
+    Case("s4d", "s4d_kernel", _s(d=5, n=4), {"length": 17}),
+    Case("s4d", "s4d_channels", _s(b=2, t=5, d=6, s=2, n=3, c=2)),
+    Case("selective_scan", "selective_scan", _s(b=2, t=67, d=18, n=16)),
+    Case("selective_scan", "selective_scan", _s(b=2, t=7, d=12, n=4, g=3), {}, ("z", "D"),
+         {"B": ("b", "t", "g", "n"), "C": ("b", "t", "g", "n")}),
+    Case("selective_scan", "selective_scan", _s(b=1, t=5, d=5, n=3), {"softplus_dt": False}, ("h0", "dt_bias"),
+         {"B": ("d", "n"), "C": ("d", "n")}),
+    Case("selective_scan", "selective_scan_complex", _s(b=2, t=5, d=17, n=3)),
+    Case("shift_ssm", "shift_ssm", _s(b=2, t=9, d=5, m=4)),
+    Case("ssd", "ssd", _s(b=2, t=5, h=4, p=6, g=2, n=8), {"dt_max": 0.5}),
+    Case("h3", "h3", _s(b=1, t=7, h=3, i=2, j=2, m=4, n=3)),
+    Case("reformer", "lsh_buckets", _s(b=2, h=2, t=5, e=4, r=3, n=4)),
+    Case("yoso", "yoso_codes", _s(b=2, h=2, t=5, e=4, r=3, c=6)),
+    Case("yoso", "yoso_expectation", _s(b=1, h=2, t=5, s=6, e=4, f=3)),
+    Case("block_sparse_linear", "block_sparse_linear", _s(b=3, d=12, n=3, i=4, j=4, a=4, m=3, o=12)),
+)  # fmt: skip
