@@ -9,4 +9,14 @@ from .base import TARGETS, Target, target_named
 from .cache import Cache
 from .storage import ALLOWED, default_storage, output_storage, state_storage
 
-__all__ = ["ALLOWED", "TARGETS", "Cache", "Target", "default_storage", "output_storage", "state_storage", "target_named", "toolchain"]
+__all__ = [
+    "ALLOWED",
+    "TARGETS",
+    "Cache",
+    "Target",
+    "default_storage",
+    "output_storage",
+    "state_storage",
+    "target_named",
+    "toolchain",
+]

@@ -39,7 +39,9 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
 
 
 class _Emitter:
-    def __init__(self, loops: Loops, storage: dict[str, str], arguments: tuple[str, ...], axes: tuple[str, ...]) -> None:
+    def __init__(
+        self, loops: Loops, storage: dict[str, str], arguments: tuple[str, ...], axes: tuple[str, ...]
+    ) -> None:
         self.loops, self.storage, self.arguments, self.axes = loops, storage, arguments, axes
         self.names = Names()
         self.needed: set[str] = set()
@@ -67,7 +69,7 @@ class _Emitter:
         out.line(" */")
         out.line(shown)
         out.lines += bodies.lines
-        out.line("__attribute__((visibility(\"default\")))")
+        out.line('__attribute__((visibility("default")))')
         with out.block(f"int64_t {entry}(void *const *p, const int64_t *m, int64_t threads)"):
             for kernel in self.loops.kernels:
                 out.line(f"if ({kernel.name}(p, m, threads)) return 1;")
@@ -94,7 +96,9 @@ class _KernelEmitter:
         """Loop variables of the grid and their trip counts, outermost first."""
         found = [(self.e.names.get("i", a), self.x.size(a)) for a in self.kernel.grid]
         if self._splits_time():
-            found.append(("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
+            found.append(
+                ("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})")
+            )
         if self.kernel.lane:
             found.append(("lane_block", f"(({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector})"))
         return found
@@ -106,7 +110,10 @@ class _KernelEmitter:
         out, blocks = self.out, self._blocks()
         with out.block(f"static int {self.kernel.name}(void *const *p, const int64_t *m, int64_t threads)"):
             self._sizes(self._sizes_used() | {a for a in (*self.kernel.grid, self.kernel.lane, self.kernel.time) if a})
-            unit = [f"m[{self.e.where[t] + self.e.tensors[t].axes.index(self.kernel.lane)}] == 1" for t in self._lane_tensors()]  # type: ignore[arg-type]
+            unit = [
+                f"m[{self.e.where[t] + self.e.tensors[t].axes.index(self.kernel.lane)}] == 1"
+                for t in self._lane_tensors()
+            ]  # type: ignore[arg-type]
             if self.kernel.lane:
                 out.line(f"const int unit = {' && '.join(unit) or '1'};")
             out.line("int failed = 0;")
@@ -115,7 +122,9 @@ class _KernelEmitter:
                                   + ([self.x.size(str(self.kernel.time))] if self.kernel.time and self.kernel.recurrent else []))  # fmt: skip
                 out.line(f"if ({work} < {_SMALL_WORK}) threads = 1;")
                 collapse = f" collapse({len(blocks)})" if len(blocks) > 1 else ""
-                out.line(f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1) reduction(|:failed)")
+                out.line(
+                    f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1) reduction(|:failed)"
+                )
             self._grid_loops(blocks)
             out.line("return failed;")
         out.line()
@@ -318,7 +327,9 @@ class _KernelEmitter:
         with out.block(f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"):
             for ring, part in held:
                 name = self.e.names.get("h", f"{ring.tensor} {part}")
-                out.line(f"{self._c_type(ring.type)} {name}[{tile.states}][{self.vector}] __attribute__((aligned(64)));")
+                out.line(
+                    f"{self._c_type(ring.type)} {name}[{tile.states}][{self.vector}] __attribute__((aligned(64)));"
+                )
             for into in (True, False):
                 if not into:
                     with self._each_step():
@@ -328,7 +339,10 @@ class _KernelEmitter:
                             self.x.in_block = True
                             self._innermost(self.kernel.step[tile.group], "step")
                             self.x.in_block = False
-                with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"), out.block("for (int64_t j = 0; j < w; ++j)"):
+                with (
+                    out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"),
+                    out.block("for (int64_t j = 0; j < w; ++j)"),
+                ):
                     for ring, part in held:
                         here = f"{self.e.names.get('h', f'{ring.tensor} {part}')}[k][j]"
                         there = f"{self.x.ring_name(ring.tensor, part)}[first + k][j]"
@@ -398,7 +412,12 @@ class _KernelEmitter:
                 ring = x.rings[tensor]
                 if section == "before":
                     slot = f"[{(ring.slots - lag) % ring.slots}]" if ring.slots > 1 else ""
-                    name = x.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")
+                    name = (
+                        x.ring_name(tensor, part)
+                        + slot
+                        + "".join(f"[{i}]" for i in inner)
+                        + ("[j]" if ring.lanes else "")
+                    )
                 else:
                     name = x.ring_element(tensor, part, str(lag), inner, end=False)
                 self.out.line(f"{name} = {text};")

@@ -127,7 +127,11 @@ class Expressions:
         if op == "bool":
             return f"({args[0]} != 0)"
         if op in ("minimum", "maximum"):
-            return self._call(op, args) if real else f"({args[0]} {'<' if op == 'minimum' else '>'} {args[1]} ? {args[0]} : {args[1]})"
+            return (
+                self._call(op, args)
+                if real
+                else f"({args[0]} {'<' if op == 'minimum' else '>'} {args[1]} ? {args[0]} : {args[1]})"
+            )
         if op in _INTEGER and not real:
             return self._call(op, args, "i64")
         if op in ("abs", "sign", "relu") and not real:
@@ -225,7 +229,9 @@ class Expressions:
     def array(self, node: Node, section: str) -> str:
         tensor, part = node.name  # type: ignore[misc]
         variable = self.kernel.arrays[tensor, part]
-        inner = [a for a in self.tensors[tensor].axes if a not in (*self.kernel.grid, self.kernel.lane, self.kernel.time)]
+        inner = [
+            a for a in self.tensors[tensor].axes if a not in (*self.kernel.grid, self.kernel.lane, self.kernel.time)
+        ]
         place = dict(zip(inner, (self.expr(a, section) for a in node.args), strict=True))
         name = self.names.get("v", variable.name)
         return name + "".join(f"[{place[a]}]" for a in variable.dims) + ("[j]" if variable.lanes else "")

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from lark import Token as LarkToken
-
 from ssmc.errors import Diagnostic
 from ssmc.ir import BOOL, COMPLEX, INT, REAL
 from ssmc.source import Span
@@ -23,9 +21,11 @@ Children: TypeAlias = list[Any]
 _INT_LIMIT = 2**63
 
 
-class Word(LarkToken):
-    """A lark token with its span; ``str(word)`` is the normalised text."""
+class Word(str):
+    """The text of a token, normalised, with the name of its terminal and its span."""
 
+    __slots__ = ("span", "type")
+    type: str
     span: Span
 
 
@@ -99,7 +99,7 @@ class _Index(NamedTuple):
 
 
 class Builder:
-    """The callbacks; ``lark`` finds them by the names of the rules."""
+    """One method per rule; ``grammar.Machine`` finds them by name."""
 
     # ------------------------------------------------------------ files
 

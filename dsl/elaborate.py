@@ -25,9 +25,10 @@ from .choice import Choice, StaticValue
 from .finish import finish
 from .flat import Build
 from .frame import Frame
+from .functions import declare_all
 from .headers import check_header
 from .modules import Module
-from .problems import Problems, listed, nearest
+from .problems import Abandon, Problems, listed, nearest
 from .signature import LayerSignature, signature_of
 from .statics import Facts, converted, fits
 
@@ -64,11 +65,14 @@ def attempt(
     with deep_recursion():
         build = Build(problems, verbatim)
         frame = Frame(build, module, definition, header, facts)
-        frame.map_axes()
-        frame.take_inputs()
-        if verbatim:
-            _declare_functions(frame)
-        frame.run()
+        try:
+            frame.map_axes()
+            frame.take_inputs()
+            if verbatim:
+                declare_all(frame)
+            frame.run()
+        except Abandon:
+            return None
         program = finish(build, header, frame)
     return None if problems else program
 
@@ -126,10 +130,3 @@ def _facts(header: LayerSignature, choice: Choice, problems: Problems) -> Facts 
     if len(problems.found) > before:
         return None
     return Facts(chosen.statics, kinds, chosen.absent, chosen.signatures, problems)
-
-
-def _declare_functions(frame: Frame) -> None:
-    """The functions of a printed Program, in the order of the text, called or not."""
-    from .functions import declare_all
-
-    declare_all(frame)

@@ -11,7 +11,7 @@ from . import ast
 from .calls import Calls
 from .flat import Block, Build, Flat, Outer, Splitting
 from .modules import Module
-from .problems import Abandon, listed, nearest
+from .problems import Abandon, Problems, listed, nearest
 from .resolve import Resolver
 from .scan import axis_names, defined_names, extension_of
 from .signature import TYPES, LayerSignature
@@ -79,9 +79,15 @@ class Frame:
         raise self.build.problems.abandon(f"unknown axis `{name.text}`", name.span, "an axis", hint)
 
     def map_axes(self, given: Mapping[str, str] | None = None) -> None:
-        """Give every axis its flat name: those in ``given`` are the caller's, the others new."""
-        problems = self.build.problems
-        for local, name in axis_names(self.definition, problems, self.build.verbatim).items():
+        """Give every axis its flat name: those in ``given`` are the caller's, the others new. Abandon
+        (reported) if a name is an axis and something else, too."""
+        problems = Problems()
+        names = axis_names(self.definition, problems, self.build.verbatim)
+        if problems:
+            for diagnostic in problems.sorted():
+                self.build.problems.take(diagnostic)
+            raise Abandon(self.definition.name.text)
+        for local, name in names.items():
             flat = (given or {}).get(local) or self.flat(local)
             self.axes[local] = flat
             self.build.axes.introduce(flat, name.span, local)
@@ -347,6 +353,8 @@ class Frame:
         self.build.outers.append(Outer(tensor, axis, outside[1], tree, target.span, key, name))
 
     def _check_outputs(self) -> None:
+        if self.definition.broken:
+            return
         for output in self.definition.outputs:
             name = output.name.text
             if name not in self.tensors and name not in self.failed:

@@ -79,7 +79,7 @@ def _input(parameter: ast.Parameter, definition: ast.Definition, problems: Probl
         problems.add(f"the default of input `{name}` is not a number", default.span, "a number", "write `= 0`")
     elif default is not None and dtype is not None and default.dtype.rank > dtype.rank:
         message = f"the default of input `{name}` is no {dtype}"
-        problems.add(message, default.span, f"a {dtype} number" if dtype is not BOOL else "`true` or `false`")
+        problems.add(message, default.span, "`true` or `false`" if dtype is BOOL else _article(str(dtype)))
 
 
 def _static(parameter: ast.Parameter, problems: Problems) -> None:
@@ -125,7 +125,7 @@ def _static_default(parameter: ast.Parameter, kind: str, problems: Problems) -> 
 
 
 def _article(kind: str) -> str:
-    return {"int": "an int", "real": "a real", "bool": "a bool"}[kind]
+    return {"int": "an int", "bool": "a bool"}.get(kind, f"a {kind} number")
 
 
 def _function(definition: ast.Definition, problems: Problems) -> None:

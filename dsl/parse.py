@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lark import UnexpectedInput
-from lark.parsers.lalr_interactive_parser import InteractiveParser
-
 from ssmc.errors import Diagnostic
 from ssmc.source import Source, Span
 
 from . import ast
-from .build import BadLiteral, TooDeep, Word
-from .grammar import parser, terminal_names
+from .build import BadLiteral, Builder, TooDeep, Word
+from .grammar import Machine, Saved, Unexpected, tables
 from .lexer import NESTING, Token, tokenize
 from .syntax import explain
 
@@ -58,22 +55,22 @@ class _Reader:
     def __init__(self, source: Source, tokens: list[Token]) -> None:
         self.source = source
         self.tokens = tokens
-        self.names = terminal_names()
-        self.machine: InteractiveParser = parser().parse_interactive()
+        self.names = tables().spellings
+        self.machine = Machine(Builder())
         self.diagnostics: list[Diagnostic] = []
 
     def read(self) -> Parsed:
         at = 0
         fresh = True
-        saved = self._save()
+        saved = self.machine.save()
         start = 0
         while at < len(self.tokens):
             token = self.tokens[at]
             if fresh:
-                saved, start = self._save(), at
+                saved, start = self.machine.save(), at
             try:
-                self.machine.feed_token(self._word(token))
-            except (UnexpectedInput, TooDeep, BadLiteral) as error:
+                self._feed(token)
+            except (Unexpected, TooDeep, BadLiteral) as error:
                 self._report(error, token, at)
                 at = self._recover(saved, start, at)
                 fresh = True
@@ -85,32 +82,18 @@ class _Reader:
     def _finish(self) -> Parsed:
         end = len(self.source.text)
         try:
-            file = self.machine.feed_eof(self._word(Token("NEWLINE", "", end, end)))
-        except UnexpectedInput:
+            file: ast.File = self.machine.finish()
+        except Unexpected:
             hint = "a definition ends with an indented body"
             self.diagnostics.append(Diagnostic("the text ends too early", Span(self.source, end, end), hint=hint))
-            file = None
-        if not isinstance(file, ast.File):
             file = ast.File("", (), (), ())
         return Parsed(file, tuple(self.diagnostics))
 
-    # ------------------------------------------------------------ the machine
-
-    def _word(self, token: Token) -> Word:
-        word = Word(self.names.get(token.kind, token.kind), token.text, token.start)
+    def _feed(self, token: Token) -> None:
+        word = Word(token.text)
+        word.type = self.names.get(token.kind, token.kind)
         word.span = Span(self.source, token.start, token.end)
-        return word
-
-    def _save(self) -> tuple[list[int], list[object]]:
-        state = self.machine.parser_state
-        return list(state.state_stack), list(state.value_stack)
-
-    def _restore(self, saved: tuple[list[int], list[object]]) -> None:
-        state = self.machine.parser_state
-        state.state_stack[:], state.value_stack[:] = saved
-
-    def _feed(self, kind: str, like: Token, text: str = "") -> None:
-        self.machine.feed_token(self._word(like._replace(kind=kind, text=text)))
+        self.machine.feed(word.type, word)
 
     # ------------------------------------------------------------ errors
 
@@ -122,22 +105,22 @@ class _Reader:
         elif isinstance(error, BadLiteral):
             self.diagnostics.append(error.diagnostic)
         else:
-            accepted = {name for name in self.machine.accepts()}
+            accepted = self.machine.accepted(self.machine.before)
             self.diagnostics.append(explain(self.source, self.tokens, at, accepted))
 
-    def _recover(self, saved: tuple[list[int], list[object]], start: int, at: int) -> int:
+    def _recover(self, saved: Saved, start: int, at: int) -> int:
         """Put ``BROKEN`` in place of the statement that began at ``start``; the index to go on from."""
-        self._restore(saved)
+        self.machine.restore(saved)
         token = self.tokens[start]
-        accepted = self.machine.accepts()
+        accepted = self.machine.accepted()
         if accepted == {"INDENT"}:  # a header without a block: give it one, then read on
             for kind in ("INDENT", "BROKEN", "NEWLINE", "DEDENT"):
-                self._feed(kind, token)
+                self._feed(token._replace(kind=kind, text=""))
             return start
         after = self._skip(start, at)
         if "BROKEN" in accepted:
-            self._feed("BROKEN", token, self._defined_name(start))
-            self._feed("NEWLINE", token)
+            self._feed(token._replace(kind="BROKEN", text=self._defined_name(start)))
+            self._feed(token._replace(kind="NEWLINE", text=""))
         return after
 
     def _skip(self, start: int, at: int) -> int:

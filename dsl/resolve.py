@@ -222,6 +222,8 @@ class Resolver:
         for item in expr.arguments:
             if item.name is not None:
                 hint = f"write `{name}({', '.join('abc'[:arity])})`"
+                if self.frame.tensor(item.name.text, self.block) is not None or item.name.text in self.frame.axes:
+                    hint = f"to compare write `{item.name.text} == …`"
                 raise self.problems.abandon(f"`{name}` takes no named arguments", item.span, hint=hint)
         if len(expr.arguments) != arity:
             count = f"{arity} argument{'s' if arity > 1 else ''}"

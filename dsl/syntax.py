@@ -5,7 +5,7 @@ from __future__ import annotations
 from ssmc.errors import Diagnostic
 from ssmc.source import Source, Span
 
-from .grammar import terminal_names
+from .grammar import tables
 from .lexer import KEYWORDS, Token
 
 _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
@@ -22,7 +22,7 @@ def explain(source: Source, tokens: list[Token], at: int, accepted: set[str]) ->
     if bad is not None:
         return Diagnostic(bad.message, Span(source, bad.start, bad.end), "", bad.hint)
     span = Span(source, token.start, max(token.end, token.start))
-    spelled = {name: text for text, name in terminal_names().items()}
+    spelled = {name: text for text, name in tables().spellings.items()}
     expected = _expected(accepted, spelled)
     return Diagnostic(_found(token), span, expected, _hint(source, tokens, at, accepted, spelled))
 
@@ -87,7 +87,7 @@ def _hint(source: Source, tokens: list[Token], at: int, accepted: set[str], spel
         return "indent the body"
     if token.kind == "NEWLINE":
         return _hint_at_line_end(kinds)
-    if before is not None and before.kind == "NAME" and token.kind in ("NAME", "NUMBER", "SIZE") and "*" in kinds:
+    if before is not None and before.kind in ("NAME", "NUMBER") and token.kind in ("NAME", "NUMBER", "SIZE") and "*" in kinds:
         return f"a product needs its sign: `{before.text} * {token.text}`"
     if token.kind == "NAME" and before is not None and before.kind in ("NEWLINE", "INDENT", "DEDENT"):
         return "equations stand in the indented body of a layer" if "layer" in kinds else "one statement per line"
@@ -126,8 +126,12 @@ def _hint_for_statement(tokens: list[Token], at: int, kinds: set[str]) -> str:
         return "there are no statements for control: use `where(c, a, b)`, `a when s else b`, or a reduction"
     if "=" in kinds:
         return "an equation is `name = expression`"
+    if "->" in kinds:
+        return "state the outputs: `-> y[b, t, d]:`"
     if "LAST_COLON" in kinds:
         return "end the line with `:` and indent the body"
     if "layer" in kinds:
         return "equations stand in the indented body of a layer"
+    if {"NUMBER", "("} <= kinds:
+        return f"a value is missing before `{tokens[at].text}`"
     return "check the line up to this place"

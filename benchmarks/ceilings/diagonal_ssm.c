@@ -7,7 +7,7 @@
 
 #define STATES 32
 #ifndef HELD
-#define HELD (W == 16 ? 4 : 2)  /* complex states in registers */
+#define HELD 4                  /* complex states in registers */
 #endif
 #define STEPS 256               /* steps per tile */
 

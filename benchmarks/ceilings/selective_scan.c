@@ -12,48 +12,15 @@
 #include "vec.h"
 
 #define STATES 16
+#ifndef V
 #define V (W == 16 ? 1 : 2)     /* vectors per inner block */
-#define BLOCK (V * W)           /* channels per inner block */
-#define STEPS 32                /* steps per tile */
-#define BAND 256                /* channels per band, at most */
-
-#if W > 4
-#define FRACTION_BITS 2
-static const float TABLE[4] = {0x1p0f, 0x1.306fe0a31b715p0f, 0x1.6a09e667f3bcdp0f, 0x1.ae89f995ad3adp0f};
-
-INLINE vf exp2_table(void)
-{
-    int32_t bits[W];
-    for (int i = 0; i < W; i++) {
-        memcpy(bits + i, TABLE + i % 4, 4);
-        bits[i] -= i % 4 << (23 - FRACTION_BITS);
-    }
-    return load((const float *)bits);
-}
-
-INLINE vf look_up(vf table, vf index)
-{
-#if W == 16
-    return (vf)_mm512_permutevar_ps((__m512)table, (__m512i)index);
-#else
-    return (vf)_mm256_permutevar_ps((__m256)table, (__m256i)index);
 #endif
-}
-
-/* 2^(a b) for -126 <= a b <= 126 */
-INLINE vf exp2_product(vf a, vf b, vf table)
-{
-    const float magic = ROUND_TO_INT / (1 << FRACTION_BITS);
-    vf r = madd(a, b, splat(magic)), f = msub(a, b, r - magic);
-    vf p = madd(splat(9.618129107e-3f), f, splat(5.550410866e-2f));
-    p = madd(p, f, splat(2.402265070e-1f));
-    p = madd(p, f, splat(6.931471806e-1f));
-    p = madd(p, f, splat(1.0f));
-    return p * (vf)(((vi)r << (23 - FRACTION_BITS)) + (vi)look_up(table, r));
-}
-#else
-INLINE vf exp2_table(void) { return splat(0.0f); }
-INLINE vf exp2_product(vf a, vf b, vf table) { return exp2_in_range(a * b); }
+#define BLOCK (V * W)           /* channels per inner block */
+#ifndef STEPS
+#define STEPS 32                /* steps per tile */
+#endif
+#ifndef BAND
+#define BAND 256                /* channels per band, at most */
 #endif
 
 typedef struct {
@@ -63,7 +30,7 @@ typedef struct {
 } Tile;
 
 /* One tile of one block; ahead: elements to the block that comes next. */
-INLINE void block(Tile p, int steps, ptrdiff_t ahead, const float *a, const float *skip, float *RESTRICT h, int clamp)
+INLINE void block(Tile p, int steps, ptrdiff_t ahead, const float *a, const float *skip, float *RESTRICT h, int safe)
 {
     const vf table = exp2_table();
     for (int t = 0; t < steps; t++) {
@@ -84,8 +51,8 @@ INLINE void block(Tile p, int steps, ptrdiff_t ahead, const float *a, const floa
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++) {
                 vf rate = load(a + (n * V + v) * W), decay;
-                if (clamp)
-                    decay = exp2_any(dt[v] * rate);
+                if (safe)
+                    decay = exp2_product(clamp(dt[v] * rate, 126.0f), splat(1.0f), table);
                 else
                     decay = exp2_product(dt[v], rate, table);
                 vf s = madd(decay, load(h + (n * V + v) * W), du[v] * b);
@@ -95,7 +62,7 @@ INLINE void block(Tile p, int steps, ptrdiff_t ahead, const float *a, const floa
         }
         for (int v = 0; v < V; v++) {
             vf z = load(p.z + o + v * W);
-            store(p.y + o + v * W, y[v] * (z * sigmoid(z)));
+            store(p.y + o + v * W, y[v] * (z * sigmoid(z, table)));
         }
     }
 }

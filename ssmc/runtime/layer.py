@@ -15,31 +15,43 @@ from ssmc.ir import Program
 
 from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
 from .build import Call
+from .forms import are_plain_types, form_check, is_plain, nobody_watches
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
 from .state import State, rebuilt
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
 _size, _stride, _data_ptr = torch.Tensor.size, torch.Tensor.stride, torch.Tensor.data_ptr
-_is_neg, _is_conj = torch.Tensor.is_neg, torch.Tensor.is_conj
-_dtype, _is_cpu = torch.Tensor.dtype.__get__, torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
+_dtype = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _is_compiling, _grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
-_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
-_transforms, _jit_tracing = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
-_profiling = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
 class _Ready:
     """A call that was made before in exactly this form: which argument goes where, and what comes back."""
 
-    __slots__ = ("complex", "names", "order", "run")
+    __slots__ = ("check", "complex", "gradients", "names", "order", "run")
 
-    def __init__(self, call: Call, order: Sequence[int], is_complex: bool) -> None:
+    def __init__(self, call: Call, order: Sequence[int], given: Sequence[torch.Tensor]) -> None:
         self.run = call.run
         self.names = call.spec.state_names
         self.order = None if list(order) == sorted(order) else itemgetter(*order)
-        self.complex = is_complex
+        self.complex = any(v.is_complex() for v in given)
+        self.gradients = any(v.requires_grad for v in given)
+        self.check = form_check(given)
+
+    def renewed(self, given: Sequence[torch.Tensor]) -> _Ready:
+        """The same, to be found faster by these arguments."""
+        self.gradients = self.gradients or any(map(_requires_grad, given))
+        self.check = form_check(given)
+        return self
+
+    def fits(self, given: Sequence[Any]) -> bool:
+        """Whether these are plain tensors of this form and nobody watches; False when unsure."""
+        return (
+            self.check(*given)
+            and nobody_watches()
+            and not (self.gradients and _grad_enabled())
+        )
 
 
 class Layer:
@@ -76,7 +88,10 @@ class Layer:
         self._operator = operator
         self._overload = operator.overload
         self._outputs = len(operator.signature.outputs)
-        self._ready: dict[Any, _Ready] = {}
+        self._statics = known
+        self._others: dict[Any, Layer] = {}
+        self._forms: dict[Any, _Ready] = {}
+        self._recent: dict[Any, _Ready] = {}
         self.__doc__ = f"{describe(operator.signature)}\n\n{operator.signature.doc}".rstrip()
 
     # ------------------------------------------------------------ about it
@@ -118,21 +133,24 @@ class Layer:
     ) -> Any:
         if _is_compiling():
             return self._traced(args, named, state, return_state, out)
-        # Most calls were made before with the same shapes: then only addresses are fetched. See the note below.
         if out is None:
+            # Most calls were made before with the same shapes: then only addresses are fetched.
             try:
                 if state is None:
                     given, names = (*args, *named.values()), None
                 else:
                     given, names = (*args, *named.values(), *state.values), state.names
-                key = (
-                    len(args), *named, names, return_state,
-                    *map(_size, given), *map(_stride, given), *map(_dtype, given),
-                )  # fmt: skip
-                ready = self._ready.get(key)
+                head = (len(args), *named, names, return_state)
+                ready = self._recent.get(head)
+                if ready is None or not ready.fits(given):
+                    ready = self._forms.get((*head, *map(_size, given), *map(_stride, given), *map(_dtype, given)))
+                    if ready is not None and not is_plain(given, ready.complex):
+                        ready = None
+                    elif ready is not None:
+                        self._recent[head] = ready.renewed(given)
             except (TypeError, AttributeError, RuntimeError):
                 ready = None
-            if ready is not None and _is_plain(given, ready.complex):
+            if ready is not None:
                 pointers: Any = [*map(_data_ptr, given)]
                 if ready.order is not None:
                     pointers = ready.order(pointers)
@@ -142,7 +160,23 @@ class Layer:
                 if self._outputs == 1:
                     return made[0], rebuilt(ready.names, tuple(made[1:]))
                 return self._returned(made, ready.names)
+            if any(v is None for v in (*args[-1:], *named.values())) or self._statics.keys() & named:
+                return self._simplified(args, named, state, return_state)
         return self._general(args, named, state, return_state, out)
+
+    def _simplified(self, args: tuple[Any, ...], named: dict[str, Any], state: State | None, return_state: bool) -> Any:
+        """The same call without what is None, on a layer that has the static parameters given now."""
+        while args and args[-1] is None:
+            args = args[:-1]
+        fewer = {name: value for name, value in named.items() if value is not None and name not in self._statics}
+        given = {name: value for name, value in named.items() if name in self._statics}
+        if not given:
+            return self(*args, state=state, return_state=return_state, **fewer)
+        key = tuple((name, type(value), value) for name, value in given.items())
+        other = self._others.get(key)
+        if other is None:
+            other = self._others[key] = Layer(self._operator, {**self._fixed, **given})
+        return other(*args, state=state, return_state=return_state, **fewer)
 
     def _general(
         self,
@@ -157,7 +191,7 @@ class Layer:
         states = self._state_values(state)
         outs = self._out_values(out)
         tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
-        if not _no_modes() or not {*map(type, tensors)} <= _PLAIN:
+        if not nobody_watches() or not are_plain_types(tensors):
             return self._dispatched(values, statics, state, bool(return_state), outs)
         if torch.is_grad_enabled():
             self._operator.refuse_gradient([*values, *(states or ())])
@@ -269,13 +303,12 @@ class Layer:
         numbers = [*range(len(args)), *(places[name] for name in named)]
         order = [numbers.index(place.number) for place in call.spec.inputs]
         order += range(len(numbers), len(given))
-        key = (
-            len(args), *named, state.names if state is not None else None, return_state,
-            *map(_size, given), *map(_stride, given), *map(_dtype, given),
-        )  # fmt: skip
-        if len(self._ready) >= CALLS_KEPT:
-            self._ready.clear()
-        self._ready[key] = _Ready(call, order, any(v.is_complex() for v in given))
+        head = (len(args), *named, state.names if state is not None else None, return_state)
+        key = (*head, *map(_size, given), *map(_stride, given), *map(_dtype, given))
+        if len(self._forms) >= CALLS_KEPT:
+            self._forms.clear()
+            self._recent.clear()
+        self._recent[head] = self._forms[key] = _Ready(call, order, given)
 
     # ------------------------------------------------------------ looking inside
 
@@ -305,24 +338,3 @@ class Layer:
             inputs.append(None if absent else (chosen, ""))
         values = complete_statics(self.signature, self._fixed, statics)
         return self._operator.source.program(Kind(tuple(inputs), values, takes_state, returns_state))
-
-
-def _no_modes() -> bool:
-    """Whether nothing is active that wants to see PyTorch operators go by."""
-    return not (_dispatch_modes() or _function_modes() or _transforms() or _jit_tracing() or _profiling())
-
-
-def _is_plain(given: Sequence[torch.Tensor], is_complex: bool) -> bool:
-    """Whether these tensors are plain ones on the CPU, with their values in memory, and nobody watches."""
-    return not (
-        _dispatch_modes()
-        or _function_modes()
-        or _transforms()
-        or _jit_tracing()
-        or _profiling()
-        or not {*map(type, given)} <= _PLAIN
-        or not all(map(_is_cpu, given))
-        or any(map(_is_neg, given))
-        or (is_complex and any(map(_is_conj, given)))
-        or (_grad_enabled() and any(map(_requires_grad, given)))
-    )

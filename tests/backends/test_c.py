@@ -20,7 +20,9 @@ def program(text: str) -> Program:
     return elaborate(module_from_text(text))
 
 
-def check(p: Program, sizes: dict[str, int], real: str = "f64", options: PlanOptions | None = None, seed: int = 0) -> None:
+def check(
+    p: Program, sizes: dict[str, int], real: str = "f64", options: PlanOptions | None = None, seed: int = 0
+) -> None:
     """Compiled and interpreted values differ by roundoff only, relative to the largest value."""
     inputs = random_inputs(p, sizes, seed)
     expected = interpret(p, inputs)
