@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Tile, Variable, own_nodes
+from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, Ring, RingSet, Statement, Store, Tile, Variable, own_nodes
 from ssmc.ir.scalar import Node, walk_nodes
 
 from .c_expr import Expressions
@@ -23,7 +23,22 @@ from .writer import Names, Writer
 _SMALL_WORK = 32768
 _TIME_BLOCK = 256
 _LEAST_LANES = 16
+_ENOUGH_BLOCKS = 8
 _STACK_BYTES = 256 * 1024
+
+# Whole vectors of the machine, for loops whose carried values must stay in registers.
+_VECTORS = """
+#if defined(__AVX512F__)
+#define SSMC_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define SSMC_VECTOR_BYTES 32
+#else
+#define SSMC_VECTOR_BYTES 16
+#endif
+#define SSMC_VECTOR_LANES (SSMC_VECTOR_BYTES / (int64_t)sizeof(REAL))
+typedef REAL ssmc_vector __attribute__((vector_size(SSMC_VECTOR_BYTES), may_alias));
+#define SSMC_VECTOR(row) (*(ssmc_vector *)&(row)[o])
+"""
 
 
 def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axes: Iterable[str]) -> tuple[str, str]:
@@ -60,6 +75,8 @@ class _Emitter:
             _KernelEmitter(self, kernel, bodies).run()
         text = bodies.text()
         shown = prelude(self.needed)
+        if any(kernel.tile for kernel in self.loops.kernels):
+            shown += _VECTORS.replace("REAL", "float" if self.precision == "f32" else "double")
         digest = hashlib.sha256((shown + text).encode()).hexdigest()[:16]
         entry = f"ssmc_{digest}"
         out = Writer()
@@ -96,12 +113,28 @@ class _KernelEmitter:
         """Loop variables of the grid and their trip counts, outermost first."""
         found = [(self.e.names.get("i", a), self.x.size(a)) for a in self.kernel.grid]
         if self._splits_time():
-            found.append(
-                ("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})")
-            )
+            found.append(("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
         if self.kernel.lane:
-            found.append(("lane_block", f"(({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector})"))
+            found.append(("lane_block", f"(({self.x.size(self.kernel.lane)} + band - 1) / band)"))
         return found
+
+    def _widths(self) -> list[int]:
+        """Numbers of lanes for which the body is compiled as a constant, widest first."""
+        widths = [self.vector]
+        while widths[-1] > _LEAST_LANES:
+            widths.append(max(_LEAST_LANES, widths[-1] // 4))
+        return widths
+
+    def _band(self) -> None:
+        """How many lanes a thread takes at a time: wide bands, unless that leaves too few of them. This
+        depends on sizes only, so that results do not depend on the number of threads."""
+        widths = self._widths()
+        if len(widths) == 1:
+            self.out.line(f"const int64_t band = {self.vector};")
+            return
+        others = " * ".join(count for name, count in self._blocks() if name != "lane_block") or "1"
+        enough = f"{others} * (({self.x.size(str(self.kernel.lane))} + {self.vector - 1}) / {self.vector}) >= {_ENOUGH_BLOCKS}"
+        self.out.line(f"const int64_t band = {enough} ? {self.vector} : {widths[1]};")
 
     def _splits_time(self) -> bool:
         return self.kernel.time is not None and not self.kernel.recurrent
@@ -116,9 +149,10 @@ class _KernelEmitter:
             ]  # type: ignore[arg-type]
             if self.kernel.lane:
                 out.line(f"const int unit = {' && '.join(unit) or '1'};")
+                self._band()
             out.line("int failed = 0;")
             if blocks:
-                work = " * ".join([count for _, count in blocks] + [str(self.vector * 4)] + (["64"] if self._splits_time() else [])
+                work = " * ".join([count for _, count in blocks] + (["band"] if self.kernel.lane else []) + ["4"] + (["64"] if self._splits_time() else [])
                                   + ([self.x.size(str(self.kernel.time))] if self.kernel.time and self.kernel.recurrent else []))  # fmt: skip
                 out.line(f"if ({work} < {_SMALL_WORK}) threads = 1;")
                 collapse = f" collapse({len(blocks)})" if len(blocks) > 1 else ""
@@ -149,18 +183,14 @@ class _KernelEmitter:
             self.out.line(f"failed |= {self.kernel.name}_body({head});")
             return
         lane, size = self.e.names.get("i", self.kernel.lane), self.x.size(self.kernel.lane)
-        self.out.line(f"const int64_t first = lane_block * {self.vector};")
-        self.out.line(f"const int64_t w = {size} - first < {self.vector} ? {size} - first : {self.vector};")
-        call = f"{self.kernel.name}_body({head}"
-        self.out.line(f"if (unit && w == {self.vector}) failed |= {call}, first, {self.vector}, 1);")
-        least = min(self.vector, _LEAST_LANES)
-        if least == self.vector:
-            self.out.line(f"else failed |= {call}, first, w, 0);")
-            return
-        with self.out.block(f"else for (int64_t {lane} = first; {lane} < first + w; {lane} += {least})"):
-            self.out.line(f"const int64_t v = first + w - {lane} < {least} ? first + w - {lane} : {least};")
-            self.out.line(f"if (unit && v == {least}) failed |= {call}, {lane}, {least}, 1);")
-            self.out.line(f"else failed |= {call}, {lane}, v, 0);")
+        self.out.line("const int64_t first = lane_block * band;")
+        self.out.line(f"const int64_t last = first + band < {size} ? first + band : {size};")
+        widths = self._widths()
+        with self.out.block(f"for (int64_t {lane} = first, w; {lane} < last; {lane} += w)"):
+            for number, width in enumerate(widths):
+                other = "else " if number else ""
+                self.out.line(f"{other}if (unit && last - {lane} >= {width}) failed |= {self.kernel.name}_body({head}, {lane}, w = {width}, 1);")
+            self.out.line(f"else w = last - {lane} < {widths[-1]} ? last - {lane} : {widths[-1]}, failed |= {self.kernel.name}_body({head}, {lane}, w, 0);")
 
     # ------------------------------------------------------------ the body
 
@@ -176,6 +206,10 @@ class _KernelEmitter:
             self._sizes(self._sizes_used())
             self._pointers()
             self._declarations()
+            if k.tile:
+                out.line("if (w < " + str(self.vector) + ") {")
+                self._clear_lanes()
+                out.line("}")
             for group in k.before:
                 self._group(group, "before")
             self._time_loop()
@@ -246,6 +280,14 @@ class _KernelEmitter:
                 if k.tile and variable.name in k.tile.crossing:
                     dims = [k.tile.steps, *dims]
                 self._declare(self.e.names.get("v", variable.name), variable.type, dims, variable.lanes)
+
+    def _clear_lanes(self) -> None:
+        """Whole vectors read the lanes beyond the last channel too: they must hold numbers."""
+        k = self.kernel
+        names = [self.x.ring_name(ring.tensor, part) for ring in k.rings for part in ring.parts]
+        names += [self.e.names.get("v", v.name) for v in k.variables.values() if v.lanes and not v.local]
+        for name in names:
+            self.out.line(f"    __builtin_memset({name}, 0, sizeof {name});")
 
     def _c_type(self, type: DType) -> str:
         return {REAL: self.x.real_type, INT: "int64_t", BOOL: "int"}[type]
@@ -322,31 +364,31 @@ class _KernelEmitter:
             yield
 
     def _blocks_of_states(self, tile: Tile) -> None:
+        """The carrying group, block of states by block, on vectors as wide as the machine's registers."""
         out, axis = self.out, self.e.names.get("i", tile.axis)
         held = [(ring, part) for ring in self.kernel.rings for part in ring.parts]
+        out.line(f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)")
         with out.block(f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"):
             for ring, part in held:
-                name = self.e.names.get("h", f"{ring.tensor} {part}")
-                out.line(
-                    f"{self._c_type(ring.type)} {name}[{tile.states}][{self.vector}] __attribute__((aligned(64)));"
-                )
-            for into in (True, False):
-                if not into:
-                    with self._each_step():
-                        out.line(f"#pragma GCC unroll {tile.states}")
-                        with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
-                            out.line(f"const int64_t {axis} = first + k;")
-                            self.x.in_block = True
-                            self._innermost(self.kernel.step[tile.group], "step")
-                            self.x.in_block = False
-                with (
-                    out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"),
-                    out.block("for (int64_t j = 0; j < w; ++j)"),
-                ):
-                    for ring, part in held:
-                        here = f"{self.e.names.get('h', f'{ring.tensor} {part}')}[k][j]"
-                        there = f"{self.x.ring_name(ring.tensor, part)}[first + k][j]"
-                        out.line(f"{here} = {there};" if into else f"{there} = {here};")
+                out.line(f"ssmc_vector {self.e.names.get('h', f'{ring.tensor} {part}')}[{tile.states}];")
+            self._move(tile, held, into=True)
+            with self._each_step():
+                out.line(f"#pragma GCC unroll {tile.states}")
+                with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
+                    out.line(f"const int64_t {axis} = first + k;")
+                    self.x.in_block = True
+                    for statement in self.kernel.step[tile.group].statements:
+                        self._statement(statement, "step")
+                    self.x.in_block = False
+            self._move(tile, held, into=False)
+
+    def _move(self, tile: Tile, held: list[tuple[Ring, str]], into: bool) -> None:
+        """Carried values of a block of states into registers, or back."""
+        with self.out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
+            for ring, part in held:
+                here = f"{self.e.names.get('h', f'{ring.tensor} {part}')}[k]"
+                there = f"SSMC_VECTOR({self.x.ring_name(ring.tensor, part)}[first + k])"
+                self.out.line(f"{here} = {there};" if into else f"{there} = {here};")
 
     # ------------------------------------------------------------ groups
 
@@ -396,7 +438,8 @@ class _KernelEmitter:
         match statement:
             case Let(variable=variable, node=node):
                 text = x.expr(node, section, own=True)
-                const = f"const {self._c_type(variable.type)} " if variable.local else ""
+                kind = "ssmc_vector" if x.in_block and variable.lanes else self._c_type(variable.type)
+                const = f"const {kind} " if variable.local else ""
                 self.out.line(f"{const}{x.variable(variable)} = {text};")
             case Accumulate():
                 self._accumulate(statement, section)
@@ -469,7 +512,10 @@ class _KernelEmitter:
         into = self._accumulator(variable)
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             into += "[s]"
-        into += "[j]" if variable.lanes else ""
+        if self.x.in_block:
+            into = f"SSMC_VECTOR({into})"
+        elif variable.lanes:
+            into += "[j]"
         body = self.x.expr(node.args[-1], section)
         if kind in ("argmax", "argmin"):
             self._accumulate_index(node, into, body, section)

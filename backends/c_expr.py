@@ -36,7 +36,7 @@ class Expressions:
         self.precision, self.storage, self.fixed, self.needed = precision, storage, fixed, needed
         self.tensors = program.tensors()
         self.rings = {ring.tensor: ring for ring in kernel.rings}
-        self.in_block = False  # inside a tile, where carried values have a copy for the block of states
+        self.in_block = False  # inside a tile, where lanes are whole vectors
 
     # ------------------------------------------------------------ names
 
@@ -54,6 +54,9 @@ class Expressions:
             return name
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             name += "[s]"
+        if self.in_block and variable.lanes:
+            name += "".join(f"[{self.names.get('i', a)}]" for a in variable.dims)
+            return f"SSMC_VECTOR({name})"
         return name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
 
     # ------------------------------------------------------------ expressions
@@ -221,7 +224,7 @@ class Expressions:
         """``lag`` steps before the present step, or before the end."""
         ring = self.rings[tensor]
         if self.in_block:
-            return f"{self.names.get('h', f'{tensor} {part}')}[k][j]"
+            return f"{self.names.get('h', f'{tensor} {part}')}[k]"
         now = self.size(str(self.kernel.time)) if end else "step"
         slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
         return self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")

@@ -65,9 +65,9 @@ SSMC_INLINE float ssmc_nan_if(int condition, float otherwise) {
 /* where e^x leaves the normal numbers */
 #define SSMC_EXP_LEAST -87.33f
 
-/* n + SSMC_ROUND for the integer n next to x / log(2), at most 129 */
+/* n + SSMC_ROUND for the integer n next to x / log(2), at most 128 */
 SSMC_INLINE float ssmc_exp_round(float x) {
-    return ssmc_at_most(SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND), SSMC_ROUND + 129.0f);
+    return ssmc_at_most(SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND), SSMC_ROUND + 128.0f);
 }
 
 /* 2^(n-1) from n + SSMC_ROUND */
@@ -97,10 +97,22 @@ SSMC_INLINE float ssmc_exp_rest(float x, float rounded) {
 #endif
 }
 
-/* e^x for x >= SSMC_EXP_LEAST */
+/* e^f - 1 for |f| <= log(2) / 2 */
+SSMC_INLINE float ssmc_expm1_rest(float f) {
+    float p = 0.0013868435f;
+    p = SSMC_FMA(p, f, 0.00836643204f);
+    p = SSMC_FMA(p, f, 0.0416674614f);
+    p = SSMC_FMA(p, f, 0.16666545f);
+    p = SSMC_FMA(p, f, 0.49999997f);
+    return SSMC_FMA(p * f, f, f);
+}
+
+/* e^x for x >= SSMC_EXP_LEAST: with e^f = 1 + q it is 2^(n-1) (1 + q), twice. e^x - 1 is made of the same n and
+   q, so a compiler that is asked for both makes them once. */
 SSMC_INLINE float ssmc_exp_inside(float x) {
     float rounded = ssmc_exp_round(x);
-    return ssmc_twice_exp(ssmc_exp_rest(x, rounded)) * ssmc_power_of_two(rounded);
+    float half = (1.0f + ssmc_expm1_rest(ssmc_exp_rest(x, rounded))) * ssmc_power_of_two(rounded);
+    return half + half;
 }
 
 SSMC_INLINE float ssmc_exp_f32(float x) {
@@ -122,16 +134,9 @@ SSMC_INLINE float ssmc_exp2_f32(float x) {
 
 /* (e^x - 1) / 2 for x >= -80: with e^f = 1 + q it is 2^(n-1) q + (2^(n-1) - 1/2), where 2^(n-1) is finite */
 SSMC_INLINE float ssmc_half_expm1(float x) {
-    float rounded = ssmc_at_most(ssmc_exp_round(x), SSMC_ROUND + 128.0f);
+    float rounded = ssmc_exp_round(x);
     float scale = ssmc_power_of_two(rounded);
-    float f = ssmc_exp_rest(x, rounded);
-    float p = 0.0013868435f;
-    p = SSMC_FMA(p, f, 0.00836643204f);
-    p = SSMC_FMA(p, f, 0.0416674614f);
-    p = SSMC_FMA(p, f, 0.16666545f);
-    p = SSMC_FMA(p, f, 0.49999997f);
-    float q = SSMC_FMA(p * f, f, f);
-    return SSMC_FMA(scale, q, scale - 0.5f);
+    return SSMC_FMA(scale, ssmc_expm1_rest(ssmc_exp_rest(x, rounded)), scale - 0.5f);
 }
 
 SSMC_INLINE float ssmc_expm1_f32(float x) {
@@ -257,7 +262,7 @@ SSMC_INLINE float ssmc_gelu_f32(float x) {
 
 /* e^x / 2 for x >= 0 */
 SSMC_INLINE float ssmc_half_exp(float x) {
-    float rounded = ssmc_exp_round(x);
+    float rounded = ssmc_at_most(SSMC_FMA(x, SSMC_LOG2E, SSMC_ROUND), SSMC_ROUND + 129.0f);
     return ssmc_twice_exp(ssmc_exp_rest(x, rounded)) * ssmc_power_of_two(rounded - 1.0f);
 }
 

@@ -21,7 +21,7 @@ REALS = ("bf16", "f16", "f32", "f64")
 COMPLEXES = ("c64", "c128")
 BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "b8": 1, "c128": 16, "c64": 8}
 C_TYPES = {
-    "f64": "double", "f32": "float", "bf16": "uint16_t", "f16": "ssmc_f16", "i64": "int64_t",
+    "f64": "double", "f32": "float", "bf16": "uint16_t", "f16": "uint16_t", "i64": "int64_t",
     "i32": "int32_t", "b8": "uint8_t", "c128": "double", "c64": "float",
 }  # fmt: skip
 ALLOWED = {REAL: REALS, COMPLEX: (*COMPLEXES, *REALS), INT: ("i64", "i32"), BOOL: ("b8",)}

@@ -3,6 +3,7 @@
 from .check import check
 from .choice import Choice, StaticValue
 from .elaborate import elaborate
+from .format import format_text
 from .modules import Module, library_names
 from .modules import read_module as load_module
 from .modules import read_text as module_from_text

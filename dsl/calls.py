@@ -178,6 +178,10 @@ class Calls:
         here = (module.source.name, definition.name.text)
         stack = self.frame.stack
         if here in stack:
+            members = frozenset(stack[stack.index(here) :])
+            if members in self.problems.circles:
+                raise Abandon(name.text)
+            self.problems.circles.add(members)
             circle = " → ".join(f"`{n}`" for _, n in (*stack[stack.index(here) :], here))
             what = "`%s` calls itself" % here[1] if stack[-1] == here else f"layers call each other in a circle: {circle}"
             raise self.problems.abandon(what, name.span, hint="repeat over an axis instead: a recurrence along time")

@@ -98,7 +98,7 @@ class TypeCheck:
         for arg in args:
             types.append(self._accepts(arg, row.accepts, f"`{row.symbol or _written(op)}`"))
         if op == "pow" and types[0].rank <= INT.rank and _negative(args[1]):
-            hint = "a negative power of an int is no int; write the base as a real: `2.0 ^ -1`"
+            hint = "write the base as a real: `2.0 ^ -1`"
             raise self.problems.abandon("a negative power of an int", args[1].span, "a power ≥ 0", hint)
         return result_type(op, tuple(types))
 
@@ -124,7 +124,7 @@ class TypeCheck:
         found = self.expr(expr)
         if found.rank > accepted.rank:
             message = f"{what} gets {in_words(found)}"
-            raise self.problems.abandon(message, expr.span, f"at most {in_words(accepted)}", _advice(found, accepted))
+            raise self.problems.abandon(message, expr.span, f"{'' if accepted is BOOL else 'at most '}{in_words(accepted)}", _advice(found, accepted))
         return found
 
     def value(self, expr: Expr, dtype: DType | None, what: str) -> DType | None:

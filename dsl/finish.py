@@ -152,9 +152,10 @@ def _equation(flat: Flat, lowered: _Lowered) -> Equation:
 
 def _prune(build: Build) -> None:
     """Leave out equations that read what could not be understood."""
-    adjoints = {f"d.{name}" for block in build.blocks for name in block.outputs}
+    outputs = {name for block in build.blocks for name in block.outputs}
 
     def reads_unknown(flat: Flat) -> bool:
+        adjoints = {f"d.{name}" for name in outputs if name in build.flats or name in build.inputs}
         for node in walk_tree(flat.tree):
             names = (node.tensor,) if isinstance(node, Access) else node.args if isinstance(node, Outside) else ()
             if any(n not in build.flats and n not in build.inputs and n not in adjoints for n in names):
@@ -174,7 +175,7 @@ def _prune(build: Build) -> None:
         if (o.tensor in build.flats or o.tensor in build.inputs)
         and all(n.tensor in build.flats or n.tensor in build.inputs for n in walk_tree(o.tree) if isinstance(n, Access))
     ]
-    build.promises = [p for p in build.promises if p.tensor in build.flats]
+    build.promises = [p for p in build.promises if p.tensor in build.flats or p.tensor in build.inputs]
 
 
 def _check_promised_axes(build: Build, inference: Inference) -> None:
@@ -263,11 +264,7 @@ def _forget(build: Build, lowered: _Lowered, lost: set[str]) -> None:
 
 
 def _check_types(build: Build, lowered: _Lowered, check: TypeCheck) -> None:
-    for name, expr in lowered.exprs.items():
-        if isinstance(build.flats[name].tree, Outside):
-            continue
-        dtype = lowered.tensors[name].dtype if name in lowered.stated else None
-        check.value(expr, dtype, f"`{build.shown(name)}`")
+    wrong: list[str] = []  # calls whose arguments have wrong types
     for promise in build.promises:
         if promise.tensor not in lowered.tensors:
             continue
@@ -276,6 +273,12 @@ def _check_types(build: Build, lowered: _Lowered, check: TypeCheck) -> None:
             message = f"argument `{promise.parameter}` of `{promise.function}` is {in_words(found)}"
             hint = "convert it, or declare the input with that type"
             build.problems.add(message, promise.span, in_words(promise.dtype), hint)
+            wrong.append(promise.prefix + ".")
+    for name, expr in lowered.exprs.items():
+        if isinstance(build.flats[name].tree, Outside) or name.startswith(tuple(wrong)):
+            continue
+        dtype = lowered.tensors[name].dtype if name in lowered.stated else None
+        check.value(expr, dtype, f"`{build.shown(name)}`")
 
 
 # ---------------------------------------------------------------- extensions

@@ -47,6 +47,7 @@ _SPELLINGS = {
     "∏": "write `prod[n](…)`", "√": "write `sqrt(…)`", "∞": "write `inf`", "→": "write `->`",
     "'": "only documentation is quoted, in three double quotes", "…": "write the items out",
     '"': "only documentation is quoted, in three double quotes",
+    ".": "a name does not begin with a dot; imports stay below this file's folder",
 }  # fmt: skip
 
 

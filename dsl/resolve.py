@@ -114,8 +114,10 @@ class Resolver:
             return Abandon(expr.text)
         known = [*frame.all_names(self.block), *frame.axes, *frame.facts.statics]
         hint = nearest(expr.text, known)
-        if not hint and (expr.text in BUILTINS or frame.module.find(expr.text)):
+        if expr.text in BUILTINS or frame.module.find(expr.text):
             hint = f"`{expr.text}` is a function: `{expr.text}(…)`"
+        elif expr.text.startswith("d.") and self.block is None:
+            hint = "adjoints are known only in a `backward:` block"
         return self.problems.abandon(
             f"unknown name `{expr.text}`", expr.span, hint=hint or "define it with an equation, or make it an input"
         )

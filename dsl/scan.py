@@ -46,9 +46,11 @@ def axis_names(definition: ast.Definition, problems: Problems, printed: bool = F
     taken.update((p.name.text, "a static parameter") for p in definition.statics)
     taken.update((name, "an equation") for name in defined_names(definition) if name not in taken)
     found: dict[str, ast.Name] = {}
+    reported: set[str] = set()
     for name, certain in _introduced(definition, printed):
         if name.text in taken:
-            if certain:
+            if certain and name.text not in reported:
+                reported.add(name.text)
                 hint = f"one name means one thing in a layer; rename the {taken[name.text].split()[-1]} or the axis"
                 problems.add(f"`{name.text}` is both an axis and {taken[name.text]}", name.span, hint=hint)
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, DType, Number, join, result_type
@@ -162,6 +163,7 @@ def drop_copies(build: Build, axes_of: Callable[[str], set[str]]) -> None:
             name = names[name]
         return name
 
+    build.promises = [replace(p, tensor=end(p.tensor)) for p in build.promises]
     known: dict[str, Tree] = {name: Access(end(name), (), spans[name]) for name in names}
     for flat in build.flats.values():
         flat.tree = rebuilt(flat.tree, known)

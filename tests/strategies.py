@@ -131,10 +131,13 @@ class _Author:
         self._declare()
         for _ in range(self.pick(range(1, self.features.most_equations + 1))):
             self.pick(self._kinds())()
-        names = [equation.name for equation in self.equations]
+        hidden = {e.name for e in self.equations if self.features.causal and _BACK in e.axes}
+        names = [equation.name for equation in self.equations if equation.name not in hidden]
         outputs = [name for name in names[:-1] if self.chance(0.3)] + names[-1:]
         bound = dict.fromkeys(axis for tensor in self.inputs for axis in tensor.axes)
-        axes = [Axis(name, self.stated.get(name), name == _TIME) for name in (*bound, *self.stated.keys() - bound)]
+        order = list(self.tensors())
+        self.extensions.sort(key=lambda extension: order.index(extension.tensor))
+        axes = [Axis(name, self.stated.get(name), name == _TIME) for name in {**bound, **self.stated}]
         program = Program(
             "sample", tuple(axes), tuple(self.inputs), tuple(outputs), tuple(self.equations),
             tuple(self.extensions), tuple(self.functions),

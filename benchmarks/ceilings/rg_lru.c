@@ -7,18 +7,10 @@
    channels and walks time in tiles, so that rows are read some hundred bytes at a time. */
 #include "vec.h"
 
-#ifndef STEPS
 #define STEPS 32                /* steps per tile */
-#endif
-#ifndef BLOCK
-#define BLOCK 64                /* channels per tile */
-#endif
-#ifndef BAND
-#define BAND 256                /* channels per band, at most */
-#endif
-#ifndef V
+#define BLOCK 32                /* channels per tile */
+#define BAND 1024               /* channels per band, at most */
 #define V 2                     /* vectors of the second pass */
-#endif
 
 /* r and i x of one tile. */
 static void gates(ptrdiff_t d, int steps, ptrdiff_t ahead, const float *x, const float *ra, const float *ia,
@@ -80,7 +72,9 @@ static void band(ptrdiff_t l, ptrdiff_t d, int n, const float *x, const float *r
 EXPORT void rg_lru(int threads, int l, int d, const float *x, const float *ra, const float *ia, const float *c,
                    float *h)
 {
+    int bands = (d + threads * BAND - 1) / (threads * BAND) * threads;
+    int width = ((d + bands - 1) / bands + 63) / 64 * 64;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int j = 0; j < d; j += BAND)
-        band(l, d, d - j < BAND ? d - j : BAND, x + j, ra + j, ia + j, c + j, h + j);
+    for (int j = 0; j < d; j += width)
+        band(l, d, d - j < width ? d - j : width, x + j, ra + j, ia + j, c + j, h + j);
 }

@@ -12,16 +12,10 @@
 #include "vec.h"
 
 #define STATES 16
-#ifndef V
 #define V (W == 16 ? 1 : 2)     /* vectors per inner block */
-#endif
 #define BLOCK (V * W)           /* channels per inner block */
-#ifndef STEPS
 #define STEPS 32                /* steps per tile */
-#endif
-#ifndef BAND
 #define BAND 256                /* channels per band, at most */
-#endif
 
 typedef struct {
     ptrdiff_t d;                /* elements from one step to the next */

@@ -2,7 +2,8 @@
 
 Axes of an equation and extents are always written, nothing is left to inference but the element type
 ``real``. An index is written as people would: ``h[t-1]``, ``v[t=s]``, and not at all when it is the
-axis' own.
+axis' own. (Axes are read back in the order of the inputs and then of the text, extensions in the order
+of their tensors; passes keep to it.)
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _BINARY = {
     "%": (_PRODUCT, _PRODUCT, _UNARY),
     "^": (_POWER, _ATOM, _UNARY),
 }
+_WIDTH = 90  # of a list of parameters
 _WRITTEN = {meaning: written for written, meaning in CALL_NAMES.items()}
 
 
@@ -78,7 +80,7 @@ def print_expr(expr: Expr, tensors: Mapping[str, Tensor] | None = None) -> str:
 def _layer(program: Program) -> str:
     tensors = program.tensors()
     writer = _Writer(tensors, {function.name: function for function in program.functions})
-    inputs = ", ".join(_typed(tensor) for tensor in program.inputs)
+    inputs = _parameters([_typed(tensor) for tensor in program.inputs])
     outputs = ", ".join(_typed(tensors[name]) for name in program.outputs)
     lines = _doc(program.doc)
     if program.sequence_axes:
@@ -88,20 +90,28 @@ def _layer(program: Program) -> str:
     lines += _equations(program, writer)
     for custom in program.customs:
         lines += _custom(custom, program, writer)
-    return f"layer {program.name}({inputs}) -> {outputs}:\n{_indented(lines)}"
+    return f"layer {program.name}{inputs} -> {outputs}:\n{_indented(lines)}"
+
+
+def _parameters(items: list[str]) -> str:
+    """Parameters in parentheses, over several lines where one would be long."""
+    if len(", ".join(items)) <= _WIDTH:
+        return f"({', '.join(items)})"
+    lines = [""]
+    for item in items:
+        if len(lines[-1]) + len(item) > _WIDTH:
+            lines.append("")
+        lines[-1] += f" {item}," if lines[-1] else f"{item},"
+    return "(\n" + _indented(lines) + "\n)"
 
 
 def _equations(program: Program, writer: _Writer) -> list[str]:
-    """Equations in order, and each extension as soon as its tensor stands there, in their order."""
+    """Equations in order; what is read outside a tensor follows its equation."""
     lines: list[str] = []
-    written = {tensor.name for tensor in program.inputs}
-    waiting = list(program.extensions)
-    for equation in (None, *program.equations):
-        if equation is not None:
-            lines.append(writer.equation(equation))
-            written.add(equation.name)
-        while waiting and waiting[0].tensor in written:
-            lines.append(writer.extension(waiting.pop(0)))
+    for tensor in program.tensors().values():
+        if tensor not in program.inputs:
+            lines.append(writer.equation(program.equation(tensor.name)))
+        lines += [writer.extension(x) for x in program.extensions if x.tensor == tensor.name]
     return lines
 
 
@@ -169,8 +179,8 @@ class _Writer:
         return f"{left}{dtype} = {self.text(equation.expr)}"
 
     def extension(self, extension: Extension) -> str:
-        outside = "< 0" if extension.side == "before" else f">= #{extension.axis}"
-        return f"{extension.tensor}[{extension.axis} {outside}] = {self.text(extension.expr)}"
+        outside = "<0" if extension.side == "before" else f" >= #{extension.axis}"
+        return f"{extension.tensor}[{extension.axis}{outside}] = {self.text(extension.expr)}"
 
     def text(self, expr: Expr, least: int = _OR) -> str:
         """``expr``, in parentheses if it binds more loosely than ``least``."""

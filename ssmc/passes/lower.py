@@ -12,7 +12,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from ssmc.errors import InternalError, Unsupported
-from ssmc.ir import INT, REAL, Const, DType, Equation, Expr, Index, Op, Size
+from ssmc.ir import INT, OPERATIONS, REAL, Const, DType, Equation, Expr, Index, Op, Size
 from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, Ring, RingSet, Statement, Store, Variable
 from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
 
@@ -250,12 +250,19 @@ class _KernelLowering:
             return
         item = _Item(section, node, node.axes & self.inner, self.kernel.lane in node.axes, users=1)
         crosses = section != context or item.axes != axes or item.lanes != lanes
-        if node.kind == "reduce" or crosses:
+        if node.kind == "reduce" or crosses or self._is_long(node):
             item.users += 1
         self.items[key] = item
         below = item.nest
         for arg in node.args:
             self._demand(arg, section, below, item.lanes)
+
+    def _is_long(self, node: Node) -> bool:
+        """Whether to end a loop over lanes with this value. Where a step has nothing but lanes, one loop
+        over a long chain of operations waits for latencies; several loops over short ones do not."""
+        if self.inner or node.type is not REAL or node.kind != "op" or self.kernel.lane not in node.axes:
+            return False
+        return OPERATIONS[str(node.name)].exponentials > 0 if node.name in OPERATIONS else False
 
     def _keep(self, node: Node) -> None:
         """A carried value is computed before any ring is written: no later statement may see a new
@@ -314,7 +321,7 @@ class _KernelLowering:
         first = 0
         start = (item.node,) if item.statement is not None else item.node.args
         for used, elsewhere in self._uses(item.section, start):
-            same = used.nest == item.nest and not used.is_reduce and not elsewhere
+            same = used.nest == item.nest and not used.is_reduce and not elsewhere and not self._is_long(used.node)
             first = max(first, used.group if same else used.group + 1)
         write = item.statement
         if isinstance(write, RingSet) and write.lag == 0 and self.slots[write.tensor] == 1:

@@ -229,6 +229,10 @@ class Scalariser:
             return g.convert(args[0], REAL if op == "real" else INT)
         if op in ("floor", "ceil", "round") and type is INT:
             return g.convert(args[0], INT)
+        if op == "expm1" and (half := _half(args[0])) is not None:
+            # e^2x - 1 = (e^x - 1)(e^x - 1 + 2): as exact, and e^x and e^x - 1 share their exponential.
+            less = g.op("expm1", half)
+            return g.op("mul", less, g.op("add", less, g.const(2.0)))
         if op == "pow":
             return self._power(g.convert(args[0], type), args[1], type)
         return g.op(op, *(g.convert(a, type) for a in args), type=result)
@@ -360,6 +364,13 @@ def _neutral(g: Graph, kind: str, type: DType) -> Node:
 def _chain(g: Graph, base: Node, power: int) -> Node:
     square = g.op("mul", base, base)
     return {1: base, 2: square, 3: g.op("mul", square, base), 4: g.op("mul", square, square)}[power]
+
+
+def _half(node: Node) -> Node | None:
+    """x of a product 2 · x."""
+    if node.kind == "op" and node.name == "mul" and node.args[0].kind == "const" and node.args[0].name == 2.0:
+        return node.args[1]
+    return None
 
 
 def _pair(nodes: list[Node]) -> Value:

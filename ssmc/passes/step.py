@@ -35,6 +35,7 @@ from ssmc.ir import (
     Reduce,
     Size,
     Tensor,
+    Transform,
     children,
     dependence,
     sizes_used,
@@ -85,6 +86,9 @@ def _check_causal(program: Program, time: str, looks: list[LookBack]) -> None:
             _check_access(access, lag, time)
     for equation in size_uses(program, time):
         raise _refused(equation, f"{equation.name!r} uses #{time}, the length of the whole sequence")
+    for equation in program.equations:
+        if time in _bound(equation.expr):
+            raise _refused(equation, f"{equation.name!r} runs over all of {time!r}")
     for requirement in program.requirements:
         if time in sizes_used(requirement.condition):
             raise Unsupported(
@@ -118,7 +122,10 @@ def _refused(equation: Equation, why: str, span: Span | None = None, hint: str =
 
 
 def _bound(expr: Expr) -> set[str]:
-    return {axis for node in walk(expr) if isinstance(node, Reduce) for axis in node.axes}
+    """The axes of all reductions and whole-axis operations."""
+    nodes = list(walk(expr))
+    kept = {node.axis for node in nodes if isinstance(node, Transform)}
+    return kept | {axis for node in nodes if isinstance(node, Reduce) for axis in node.axes}
 
 
 # ---------------------------------------------------------------- what is carried

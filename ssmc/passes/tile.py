@@ -9,7 +9,8 @@
 
 Precondition: one group of statements carries values, each entry only from its own past; what comes
 before that group does not read carried values, and what comes after reads only what it accumulates.
-The gain: the block's carried values stay in registers for a whole tile.
+The group's statements are plain arithmetic on values that lie in arrays of the kernel: a target can then
+write them on whole vectors. The gain: the block's carried values stay in registers for a whole tile.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Tile, Variable, own_nodes
+from ssmc.ir import REAL
+from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Store, Tile, Variable, own_nodes
 
 from .plan import PlanOptions
+
+_ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+_STATES = 8  # carried numbers per vector that fit in registers beside what they are made of
 
 
 def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions) -> Kernel:
@@ -29,7 +34,7 @@ def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions) -> Kern
         return kernel
     axis = kernel.step[number].axes[0]
     parts = sum(len(ring.parts) for ring in kernel.rings)
-    states = _divisor(fixed.get(axis, 1), max(1, (options.states or 4) // parts))
+    states = _divisor(fixed.get(axis, 1), max(1, (options.states or _STATES) // parts))
     crossing = _crossing(kernel)
     if states < 2 or states == fixed[axis] or any(v.dims for v in crossing):
         return kernel
@@ -47,7 +52,7 @@ def _carrying_group(kernel: Kernel) -> int | None:
     group = kernel.step[number]
     if len(group.axes) != 1 or any(r.dims != group.axes or r.slots > 1 or not r.lanes for r in kernel.rings):
         return None
-    return number if all(_own_entries(kernel, s) for s in group.statements) else None
+    return number if all(_own_entries(kernel, s) and _is_plain(kernel, s) for s in group.statements) else None
 
 
 def _touches(kernel: Kernel, statement: Statement) -> bool:
@@ -57,6 +62,20 @@ def _touches(kernel: Kernel, statement: Statement) -> bool:
 def _own_entries(kernel: Kernel, statement: Statement) -> bool:
     rings = [n for n in own_nodes(kernel, "step", statement) if n.kind == "ring"]
     return all(a.kind == "index" for n in rings for a in n.args[1:])
+
+
+def _is_plain(kernel: Kernel, statement: Statement) -> bool:
+    """Whether a statement is arithmetic on reals, along lanes on what the kernel holds itself."""
+    if isinstance(statement, Store) or (isinstance(statement, Accumulate) and statement.node.name[0] != "sum"):  # type: ignore[index]
+        return False
+    for node in own_nodes(kernel, "step", statement):
+        if kernel.lane not in node.axes and node.kind in ("load", "const"):
+            continue
+        if node.kind == "op" and (node.type is not REAL or node.name not in _ARITHMETIC):
+            return False
+        if node.kind in ("load", "select", "array", "final"):
+            return False
+    return True
 
 
 def _crossing(kernel: Kernel) -> list[Variable]:

@@ -51,7 +51,9 @@ def bind(layer: LayerSignature, args: Sequence[Any], named: Mapping[str, Any]) -
 
 def describe(layer: LayerSignature) -> str:
     """The signature on one line: ``name(x[b, t, d], …) -> y``."""
-    return f"{layer.name}({', '.join(input_text(i) for i in layer.inputs)}) -> {', '.join(o.name for o in layer.outputs)}"
+    return (
+        f"{layer.name}({', '.join(input_text(i) for i in layer.inputs)}) -> {', '.join(o.name for o in layer.outputs)}"
+    )
 
 
 def input_text(item: InputSignature) -> str:
@@ -155,9 +157,7 @@ def as_tensor(layer: str, item: InputSignature, value: Any) -> torch.Tensor:
         hint = "a Python number stands only for an input without axes; use torch.full"
     elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
         hint = "torch.as_tensor makes a tensor of it"
-    raise UserError(
-        f"{layer}: {item.name!r} is {shown(value)}", expected=f"a tensor {input_text(item)}", hint=hint
-    )
+    raise UserError(f"{layer}: {item.name!r} is {shown(value)}", expected=f"a tensor {input_text(item)}", hint=hint)
 
 
 def check_kind(layer: str, item: InputSignature, value: torch.Tensor, devices: Iterable[str]) -> None:
@@ -170,7 +170,9 @@ def check_kind(layer: str, item: InputSignature, value: torch.Tensor, devices: I
         )
     if value.layout is not torch.strided:
         raise UserError(
-            f"{layer}: {item.name!r} has layout {value.layout}", expected="a dense tensor", hint=f"{item.name}.to_dense()"
+            f"{layer}: {item.name!r} has layout {value.layout}",
+            expected="a dense tensor",
+            hint=f"{item.name}.to_dense()",
         )
     allowed = ALLOWED[item.dtype]
     if STORAGE.get(value.dtype) not in allowed:

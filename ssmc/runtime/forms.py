@@ -17,14 +17,15 @@ _is_cpu = torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_enabled = torch.is_grad_enabled
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
-_transforms, _jit_tracing = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
-_profiling = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+_transforms: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+_jit_tracing: Callable[[], Any] = torch._C._get_tracing_state
+_profiling = torch.autograd._profiler_enabled
 
 # What Dynamo checks tensors with: one call for type, dispatch keys (device, views, transforms), dtype, sizes
 # and strides of all arguments, a tenth of the time that the public properties take. It is private, so it is
 # used only with versions it is known in; without it calls are found by their properties.
 _KNOWN_IN = ("2.10.", "2.11.", "2.12.", "2.13.")
-_guards: Any = getattr(torch._C._dynamo.guards, "TensorGuards", None) if torch.__version__.startswith(_KNOWN_IN) else None
+_guards: Any = torch._C._dynamo.guards.TensorGuards if torch.__version__.startswith(_KNOWN_IN) else None
 
 
 def form_check(given: Sequence[torch.Tensor]) -> Callable[..., bool]:

@@ -47,11 +47,7 @@ class _Ready:
 
     def fits(self, given: Sequence[Any]) -> bool:
         """Whether these are plain tensors of this form and nobody watches; False when unsure."""
-        return (
-            self.check(*given)
-            and nobody_watches()
-            and not (self.gradients and _grad_enabled())
-        )
+        return self.check(*given) and nobody_watches() and not (self.gradients and _grad_enabled())
 
 
 class Layer:
@@ -125,6 +121,7 @@ class Layer:
 
     def __call__(
         self,
+        /,
         *args: Any,
         state: State | None = None,
         return_state: bool = False,
@@ -166,10 +163,12 @@ class Layer:
 
     def _simplified(self, args: tuple[Any, ...], named: dict[str, Any], state: State | None, return_state: bool) -> Any:
         """The same call without what is None, on a layer that has the static parameters given now."""
-        while args and args[-1] is None:
+        while args and args[-1] is None and len(args) <= len(self.signature.inputs):
             args = args[:-1]
         fewer = {name: value for name, value in named.items() if value is not None and name not in self._statics}
         given = {name: value for name, value in named.items() if name in self._statics}
+        if args and args[-1] is None:
+            return self._general(args, named, state, return_state, None)
         if not given:
             return self(*args, state=state, return_state=return_state, **fewer)
         key = tuple((name, type(value), value) for name, value in given.items())
@@ -205,7 +204,8 @@ class Layer:
                 torch.autograd.graph.increment_version(value)
         else:
             made = ready.run(map(_data_ptr, given))
-            self._remember(args, named, state, return_state, ready)
+            if {*map(id, given)} == {*map(id, tensors)}:  # nothing was converted on the way
+                self._remember(args, named, state, return_state, ready)
         return self._returned(made, ready.spec.state_names if return_state else None)
 
     def _traced(
@@ -281,7 +281,9 @@ class Layer:
         found = (out,) if isinstance(out, torch.Tensor) else tuple(out)
         if len(found) != self._outputs or not all(isinstance(v, torch.Tensor) for v in found):
             names = ", ".join(o.name for o in self.signature.outputs)
-            raise UserError(f"{self.name}: `out` holds {len(found)} values", expected=f"{self._outputs} tensors: {names}")
+            raise UserError(
+                f"{self.name}: `out` holds {len(found)} values", expected=f"{self._outputs} tensors: {names}"
+            )
         return found
 
     def _names(self, ranks: tuple[int | None, ...], statics: tuple[StaticValue, ...], takes: bool) -> tuple[str, ...]:

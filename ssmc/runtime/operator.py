@@ -28,6 +28,7 @@ from .specialise import Kind, Place, Specialisation, specialise
 NAMESPACE = "ssmc"
 DEVICES = ("cpu",)
 CALLS_KEPT = 1024
+_RESERVED = ("self", "state", "return_state", "out")
 Tensors = Sequence[torch.Tensor]
 
 
@@ -55,7 +56,7 @@ class Operator:
         self._calls: dict[Any, Call] = {}
         self._lock = threading.RLock()
         self._inputs = len(self.signature.inputs)
-        self._library = torch.library.Library(NAMESPACE, "FRAGMENT")
+        self._library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
         self.name = f"{_ascii(self.layer)}_{source.digest[:16]}"
         self.overload = self._register()
 
@@ -72,9 +73,7 @@ class Operator:
             inputs.append((alternative(self.layer, item, value), STORAGE[value.dtype]))
         return Kind(tuple(inputs), statics, takes, gives)
 
-    def kind_of_ranks(
-        self, ranks: tuple[int | None, ...], statics: tuple[Any, ...], takes: bool, gives: bool
-    ) -> Kind:
+    def kind_of_ranks(self, ranks: tuple[int | None, ...], statics: tuple[Any, ...], takes: bool, gives: bool) -> Kind:
         """A kind of which only the names matter: the usual storage for every input."""
         usual = {REAL: "f32", COMPLEX: "c64", INT: "i64", BOOL: "b8"}
         inputs: list[tuple[tuple[str, ...], str] | None] = []
@@ -114,7 +113,7 @@ class Operator:
         if value.device.type not in DEVICES or value.dtype is not wanted:
             raise UserError(
                 f"{self.layer}: state {place.shown!r} is {shown(value)}",
-                expected=f"a {short(wanted)} tensor on {' or '.join(DEVICES)}, the precision these inputs are computed in",
+                expected=f"a {short(wanted)} tensor on {' or '.join(DEVICES)}: what these inputs are computed in",
                 hint="state.to(dtype=…) converts a state",
             )
 
@@ -218,7 +217,7 @@ class Operator:
         found = []
         for number, item in enumerate(self.signature.inputs):
             good = item.name.isascii() and item.name.isidentifier() and not keyword.iskeyword(item.name)
-            reserved = item.name in ("self", "state", "return_state", "out") or item.name.startswith(("static_", "input_"))
+            reserved = item.name in _RESERVED or item.name.startswith(("static_", "input_"))
             found.append((item, item.name if good and not reserved else f"input_{number}"))
         return found
 
@@ -226,11 +225,13 @@ class Operator:
         tags = [torch.Tag.pt2_compliant_tag]
         if hasattr(torch.Tag, "needs_exact_strides"):
             tags.append(torch.Tag.needs_exact_strides)
-        library, name = self._library, self.name
+        library: Any = self._library
+        name = self.name
         library.define(self.schema(), tags=tuple(tags))
         library.impl(name, self._on_cpu, "CPU")
         torch.library.register_fake(f"{NAMESPACE}::{name}", self._on_fake, lib=library)
         library.impl(name, self._on_autograd, "Autograd", with_keyset=True)
+        torch.library.register_vmap(f"{NAMESPACE}::{name}", self._on_vmap, lib=library)
         return getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def split(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...], Any, bool]:
@@ -252,6 +253,15 @@ class Operator:
             self.refuse_gradient([*values, *(states or ())])
         return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
+    def _on_vmap(self, info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[torch.Tensor], list[int]]:
+        """``torch.vmap``: one call after the other."""
+        runs = []
+        for number in range(info.batch_size):
+            own = [_entry(value, dim, number) for value, dim in zip(args, dims, strict=True)]
+            runs.append(self.overload(*own))
+        made = [torch.stack(values) for values in zip(*runs, strict=True)]
+        return made, [0] * len(made)
+
     def refuse_gradient(self, values: Sequence[torch.Tensor | None]) -> None:
         """UserError if one of these tensors (inputs, then state) asks for a gradient."""
         for number, value in enumerate(values):
@@ -261,6 +271,13 @@ class Operator:
                     f"{self.layer}: {name!r} requires a gradient, and gradients are not there yet in this version",
                     hint=f"call it under torch.no_grad(), or pass {name}.detach()",
                 )
+
+
+def _entry(value: Any, dim: Any, number: int) -> Any:
+    """An argument at one place of the axis that vmap maps over."""
+    if isinstance(value, (list, tuple)):
+        return [_entry(item, place, number) for item, place in zip(value, dim, strict=True)]
+    return value if dim is None else value.select(dim, number)
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

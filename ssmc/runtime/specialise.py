@@ -146,7 +146,9 @@ def specialise(layer: str, kind: Kind, inputs: Sequence[str], program: Callable[
     )
     tensors = made.tensors()
     states = tuple(
-        Place(t.name, state_name(t.name), t.axes, state_storage(t.dtype, held)) for t in made.inputs if t.name not in given
+        Place(t.name, state_name(t.name), t.axes, state_storage(t.dtype, held))
+        for t in made.inputs
+        if t.name not in given
     )
     outputs, nexts = [], []
     for name in made.outputs:

@@ -65,6 +65,9 @@ class State:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __reduce__(self) -> tuple[type[State], tuple[tuple[str, ...], tuple[torch.Tensor, ...]]]:
+        return State, (self.names, self.values)
+
     def __repr__(self) -> str:
         parts = [f"{n}: {str(v.dtype).removeprefix('torch.')}{list(v.shape)}" for n, v in self.tensors.items()]
         return f"State({', '.join(parts)})"
@@ -98,3 +101,4 @@ pytree.register_pytree_node(
         state.names,
     ),
 )
+torch.serialization.add_safe_globals([State])  # torch.load takes it with weights_only=True

@@ -31,8 +31,9 @@ def run_pieces(program: Program, inputs: Mapping[str, Any], cuts: Iterable[int])
         pieces.append(found)
     joined = {}
     for name in program.outputs:
-        place = program.equation(name).axes.index(time)
-        joined[name] = np.concatenate([found[name] for found in pieces], place)
+        axes_of = program.equation(name).axes
+        parts = [found[name] for found in pieces]
+        joined[name] = np.concatenate(parts, axes_of.index(time)) if time in axes_of else parts[-1]
     return joined
 
 

@@ -154,6 +154,8 @@ def test_what_has_no_step_form() -> None:
     refuse(program(x, [equation("y t", both)], extents=alias), "'y' reads 'x' later in 't'")
     refuse(program(x, [equation("y t s", read("x", "t") * s)], extents=alias), "axis 's' is as long as the whole")
     refuse(program(x, [equation("y t", read("x", "t"))], require=[(size("t") % 4).eq(0)]), "requires a fact about #t")
+    even = fold("softmax", "t", 1.0)
+    refuse(program(x, [equation("y t", even)]), "'y' runs over all of 't'")
     opaque = Opaque("F", (tensor("a t"),), tensor("r t"))
     refuse(program(x, [equation("y t", Apply("F", ("x",)))], opaques=(opaque,)), "'y' reads 'x' along all of 't'")
     refuse(program(x, [equation("y t", read("x", "t"))], sequence=""), "has 0 sequence axes")

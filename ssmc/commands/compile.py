@@ -1,0 +1,145 @@
+"""``ssmc compile``: a layer as a library with a plain C entry, or any level on the way there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssmc.errors import ToolchainError, UserError
+
+from .layer import LayerChoice, layer_options
+from .report import Report, command, table
+
+if TYPE_CHECKING:
+    from ssmc.compiler import Compiled, Stages
+    from ssmc.ir import Program
+
+LEVELS = ("ast", "program", "plan", "loops", "c")
+
+
+@command("compile")
+@layer_options
+@click.option("--target", default="c", show_default=True, help="What to compile for.")
+@click.option("--emit", type=click.Choice(LEVELS), help="Print this level instead of building a library.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the library.")
+def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -> Report:
+    """Compile LAYER to a library, or print a level on the way there.
+
+    LAYER is a name from `ssmc library`, FILE.ssm, or either with :NAME for one of its layers. The library, its C
+    text and a description of its entry go to the folder given by -o. Extents of inner axes (states, taps) are
+    compiled in and must be given by --sizes.
+    """
+    if emit is None and output is None:
+        raise click.UsageError("give a folder with -o DIR, or a level with --emit")
+    chosen = LayerChoice.parse(**layer)
+    if emit == "ast":
+        text = "\n".join(_tree(chosen.module.layer(chosen.signature.name)))
+    elif emit == "program":
+        from ssmc.ir import print_program
+
+        text = print_program(chosen.elaborate())
+    elif emit is not None:
+        text = _stages(chosen, chosen.elaborate(), target).show(emit)
+    else:
+        assert output is not None
+        return _build(chosen, target, output)
+    return Report(text, {**chosen.facts(), "target": target, "level": emit, "text": text})
+
+
+def _stages(chosen: LayerChoice, program: Program, target: str) -> Stages:
+    from ssmc.backends import default_storage
+    from ssmc.compiler import stages
+
+    with _missing_sizes(program, chosen.sizes):
+        return stages(program, target, default_storage(program, chosen.dtype), chosen.sizes)
+
+
+class _missing_sizes:
+    """Turn the want of an extent that has to be compiled in into a message that says which."""
+
+    def __init__(self, program: Program, sizes: Mapping[str, int]) -> None:
+        self.axes = [axis.name for axis in program.axes if axis.name not in sizes]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyError) and error.args and error.args[0] in self.axes:
+            name = error.args[0]
+            message = f"the extent of axis `{name}` is compiled in, and must be known"
+            raise UserError(message, hint=f"add {name}=… to --sizes") from None
+
+
+def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
+    from ssmc.backends import default_storage
+    from ssmc.compiler import compile_program
+
+    program = chosen.elaborate()
+    with _missing_sizes(program, chosen.sizes):
+        compiled = compile_program(program, target, default_storage(program, chosen.dtype), chosen.sizes)
+    name = chosen.signature.name
+    interface = describe(compiled, target)
+    files = {
+        "library": folder / f"{name}{compiled.library.suffix}",
+        "text": folder / f"{name}.c",
+        "interface": folder / f"{name}.json",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(compiled.library, files["library"])
+        shutil.copyfile(compiled.library.with_suffix(".c"), files["text"])
+        files["interface"].write_text(json.dumps(interface, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ToolchainError(
+            f"{folder} cannot be written: {error.strerror}", hint="choose another folder with -o"
+        ) from None
+    shown = {kind: str(path) for kind, path in files.items()}
+    rows = [*shown.items(), ("entry", compiled.symbol), ("axes", ", ".join(compiled.axes) or "none")]
+    rows.append(("compiled in", ", ".join(f"#{a} = {n}" for a, n in compiled.fixed.items()) or "nothing"))
+    rows.append(("arguments", "\n".join(_argument(item) for item in interface["arguments"])))
+    return Report(table(rows), {**chosen.facts(), "target": target, "files": shown, "interface": interface})
+
+
+def describe(compiled: Compiled, target: str) -> dict[str, Any]:
+    """What a caller of the library has to know; docs/architecture.md says what it means."""
+    return {
+        "version": 1,
+        "layer": compiled.program.name,
+        "target": target,
+        "symbol": compiled.symbol,
+        "entry": "int64_t entry(void *const *pointers, const int64_t *meta, int64_t threads)",
+        "axes": list(compiled.axes),
+        "fixed": dict(compiled.fixed),
+        "arguments": [dataclasses.asdict(argument) for argument in compiled.arguments],
+    }
+
+
+def _argument(item: Mapping[str, Any]) -> str:
+    return f"{item['name']}[{', '.join(item['axes'])}]: {item['storage']}, {item['role']}"
+
+
+def _tree(node: Any, name: str = "", indent: str = "") -> Iterator[str]:
+    """A syntax tree, one node per line."""
+    label = f"{indent}{name}: " if name else indent
+    parts: list[tuple[str, Any]]
+    if isinstance(node, tuple):
+        title, parts = "list", [("", item) for item in node]
+    elif dataclasses.is_dataclass(node):
+        title = type(node).__name__
+        parts = [(item.name, getattr(node, item.name)) for item in dataclasses.fields(node) if item.repr]
+    else:
+        yield f"{label}{node!r}"
+        return
+    parts = [(inner, part) for inner, part in parts if part not in (None, (), False, "")]
+    if any(isinstance(part, tuple) or dataclasses.is_dataclass(part) for _, part in parts):
+        yield f"{label}{title}"
+        for inner, part in parts:
+            yield from _tree(part, inner, indent + "  ")
+    else:
+        yield f"{label}{title} {' '.join(repr(part) for _, part in parts)}".rstrip()
