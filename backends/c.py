@@ -12,7 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, Ring, RingSet, Statement, Store, Tile, Variable, own_nodes
+from ssmc.ir.loops import (
+    Accumulate,
+    Group,
+    Kernel,
+    Let,
+    Loops,
+    Ring,
+    RingSet,
+    Statement,
+    Store,
+    Tile,
+    Variable,
+    own_nodes,
+)
 from ssmc.ir.scalar import Node, walk_nodes
 
 from .c_expr import Expressions
@@ -113,7 +126,9 @@ class _KernelEmitter:
         """Loop variables of the grid and their trip counts, outermost first."""
         found = [(self.e.names.get("i", a), self.x.size(a)) for a in self.kernel.grid]
         if self._splits_time():
-            found.append(("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
+            found.append(
+                ("time_block", f"(({self.x.size(str(self.kernel.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})")
+            )
         if self.kernel.lane:
             found.append(("lane_block", f"(({self.x.size(self.kernel.lane)} + band - 1) / band)"))
         return found
@@ -146,7 +161,7 @@ class _KernelEmitter:
             unit = [
                 f"m[{self.e.where[t] + self.e.tensors[t].axes.index(self.kernel.lane)}] == 1"
                 for t in self._lane_tensors()
-            ]  # type: ignore[arg-type]
+            ]
             if self.kernel.lane:
                 out.line(f"const int unit = {' && '.join(unit) or '1'};")
                 self._band()
@@ -189,8 +204,12 @@ class _KernelEmitter:
         with self.out.block(f"for (int64_t {lane} = first, w; {lane} < last; {lane} += w)"):
             for number, width in enumerate(widths):
                 other = "else " if number else ""
-                self.out.line(f"{other}if (unit && last - {lane} >= {width}) failed |= {self.kernel.name}_body({head}, {lane}, w = {width}, 1);")
-            self.out.line(f"else w = last - {lane} < {widths[-1]} ? last - {lane} : {widths[-1]}, failed |= {self.kernel.name}_body({head}, {lane}, w, 0);")
+                self.out.line(
+                    f"{other}if (unit && last - {lane} >= {width}) failed |= {self.kernel.name}_body({head}, {lane}, w = {width}, 1);"
+                )
+            self.out.line(
+                f"else w = last - {lane} < {widths[-1]} ? last - {lane} : {widths[-1]}, failed |= {self.kernel.name}_body({head}, {lane}, w, 0);"
+            )
 
     # ------------------------------------------------------------ the body
 
@@ -260,7 +279,7 @@ class _KernelEmitter:
                 for node in own_nodes(self.kernel, "step", statement):
                     if node.kind != "load":
                         continue
-                    tensor = node.name[0]  # type: ignore[index]
+                    tensor = node.name[0]
                     axes = self.e.tensors[tensor].axes
                     if lane in axes and node.args[axes.index(lane)].kind == "index":
                         found[tensor] = None
@@ -417,7 +436,7 @@ class _KernelEmitter:
         self._innermost(group, section)
 
     def _simd_sum(self, group: Group) -> None:
-        kinds = {s.node.name[0] for s in group.statements if isinstance(s, Accumulate)}  # type: ignore[index]
+        kinds = {s.node.name[0] for s in group.statements if isinstance(s, Accumulate)}
         if kinds == {"sum"}:
             names = ", ".join(self._accumulator(s.variable) for s in group.statements if isinstance(s, Accumulate))
             self.out.line(f"#pragma omp simd reduction(+:{names})")
@@ -473,7 +492,7 @@ class _KernelEmitter:
         return self.e.names.get("sum", variable.name)
 
     def _start(self, statement: Accumulate) -> None:
-        variable, kind = statement.variable, statement.node.name[0]  # type: ignore[index]
+        variable, kind = statement.variable, statement.node.name[0]
         name, type = self._accumulator(variable), self._c_type(variable.type)
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             name += "[s]"
@@ -508,7 +527,7 @@ class _KernelEmitter:
 
     def _accumulate(self, statement: Accumulate, section: str) -> None:
         node, variable = statement.node, statement.variable
-        kind = node.name[0]  # type: ignore[index]
+        kind = node.name[0]
         into = self._accumulator(variable)
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             into += "[s]"
@@ -528,7 +547,7 @@ class _KernelEmitter:
             self.out.line(f"{into} {sign} {body};")
 
     def _accumulate_index(self, node: Node, into: str, body: str, section: str) -> None:
-        kind, axis = node.name  # type: ignore[misc]
+        kind, axis = node.name
         sign = ">" if kind == "argmax" else "<"
         best = into[:-3] + "_best[j]" if into.endswith("[j]") else into + "_best"
         allowed = f"({self.x.expr(node.args[0], section)}) & " if len(node.args) > 1 else ""

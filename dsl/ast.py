@@ -124,9 +124,7 @@ class Group:
     depth: int = field(default=1, compare=False, repr=False)
 
 
-Expr: TypeAlias = (
-    Literal | Name | Extent | Given | Carries | Unary | Binary | When | Bracket | Call | Group
-)
+Expr: TypeAlias = Literal | Name | Extent | Given | Carries | Unary | Binary | When | Bracket | Call | Group
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:

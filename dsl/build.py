@@ -315,7 +315,9 @@ def _number(word: Word) -> ast.Literal:
     if text.isdigit():
         if len(text) > 19 or int(text) >= _INT_LIMIT:
             raise BadLiteral(
-                Diagnostic(f"`{text[:24]}` does not fit in 64 bits", word.span, "an int below 2^63", "write a real: 1e20")
+                Diagnostic(
+                    f"`{text[:24]}` does not fit in 64 bits", word.span, "an int below 2^63", "write a real: 1e20"
+                )
             )
         return ast.Literal(int(text), INT, word.span)
     return ast.Literal(_finite(text, word), REAL, word.span)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ssmc.ir import INT, REAL, DType
+from ssmc.ir import INT
 
 from . import ast
 from .choice import StaticValue
@@ -15,7 +15,7 @@ from .modules import Module
 from .problems import Abandon, listed, nearest
 from .signature import InputSignature, LayerSignature, StaticSignature, signature_of
 from .statics import Facts, NotStatic, converted, fits
-from .tree import Access, Invoke, Lit, Outside, Place, Tree, walk
+from .tree import Access, Invoke, Lit, Outside, Tree
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -183,7 +183,9 @@ class Calls:
                 raise Abandon(name.text)
             self.problems.circles.add(members)
             circle = " → ".join(f"`{n}`" for _, n in (*stack[stack.index(here) :], here))
-            what = "`%s` calls itself" % here[1] if stack[-1] == here else f"layers call each other in a circle: {circle}"
+            what = f"`{here[1]}` calls itself"
+            if stack[-1] != here:
+                what = f"layers call each other in a circle: {circle}"
             raise self.problems.abandon(what, name.span, hint="repeat over an axis instead: a recurrence along time")
         if len(stack) > _DEEPEST:
             raise self.problems.abandon(f"calls nest more than {_DEEPEST} deep", name.span, hint="call fewer layers")
@@ -253,7 +255,10 @@ class Calls:
             if choices and isinstance(error.node, ast.Name):
                 hint = nearest(error.node.text, choices) or f"write `{static.name}={choices[0]}`"
                 raise self.problems.abandon(
-                    f"`{error.node.text}` is not a choice of `{static.name}`", error.node.span, listed(choices, "or"), hint
+                    f"`{error.node.text}` is not a choice of `{static.name}`",
+                    error.node.span,
+                    listed(choices, "or"),
+                    hint,
                 ) from None
             hint = "static parameters are fixed when the layer is compiled"
             raise self.problems.abandon(
@@ -288,7 +293,9 @@ class Calls:
                 raise self.problems.abandon(f"`fn {callee.name}` gives one value", call.span, hint=hint)
             return [self._opaque_value(callee, call, resolver, renames)]
         if self.frame.definition.kind == "fn":
-            raise self.problems.abandon(f"an `fn` cannot call layer `{callee.name}`", call.span, "an `fn`", "make it a layer")
+            raise self.problems.abandon(
+                f"an `fn` cannot call layer `{callee.name}`", call.span, "an `fn`", "make it a layer"
+            )
         given = self._arguments(callee, call, resolver)
         prefix = self._prefix(callee.name)
         self._choose_signatures(callee, given, renames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from ssmc.errors import Diagnostic
 
@@ -57,12 +58,7 @@ def choices(module: Module, definition: ast.Definition) -> Iterator[Choice]:
     """A bounded set of specialisations that meets every branch at least once."""
     header = signature_of(definition, module)
     statics = _statics(module, definition, header)
-    count = 0
-    for choice in _all_choices(header, statics):
-        count += 1
-        if count > _CHOICES:
-            return
-        yield choice
+    yield from islice(_all_choices(header, statics), _CHOICES)
 
 
 def _all_choices(header: LayerSignature, statics: dict[str, StaticValue]) -> Iterator[Choice]:

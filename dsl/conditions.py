@@ -5,7 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ssmc.ir import Const, Expr, Op, Program, Reduce, Where, at_least, conjuncts, facts, known_extents, upper_bound, walk
+from ssmc.ir import (
+    Const,
+    Expr,
+    Op,
+    Program,
+    Reduce,
+    Where,
+    at_least,
+    conjuncts,
+    facts,
+    known_extents,
+    upper_bound,
+    walk,
+)
 
 from .problems import Problems
 

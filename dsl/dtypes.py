@@ -124,7 +124,8 @@ class TypeCheck:
         found = self.expr(expr)
         if found.rank > accepted.rank:
             message = f"{what} gets {in_words(found)}"
-            raise self.problems.abandon(message, expr.span, f"{'' if accepted is BOOL else 'at most '}{in_words(accepted)}", _advice(found, accepted))
+            expected = ("" if accepted is BOOL else "at most ") + in_words(accepted)
+            raise self.problems.abandon(message, expr.span, expected, _advice(found, accepted))
         return found
 
     def value(self, expr: Expr, dtype: DType | None, what: str) -> DType | None:

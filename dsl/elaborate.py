@@ -37,6 +37,7 @@ _FRAMES = 12_000  # an expression may nest 200 levels, each of which takes a few
 
 def elaborate(module: Module, layer: str | None = None, choice: Choice | None = None) -> Program:
     """The Program of a layer (the main one by default) for a choice; UserError if it is wrong."""
+    module.require_readable()
     definition = module.layer(layer)
     problems = Problems()
     program = attempt(module, definition, choice or Choice(), problems)

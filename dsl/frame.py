@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from ssmc.ir import BOOL, INT, DType, Tensor
 from ssmc.source import Span
@@ -156,20 +157,18 @@ class Frame:
                 index, statement = left.pop(0)
                 self._equation(statement, (*self.key, index))
             waiting = left
-        for index, statement in enumerate(body):
-            if isinstance(statement, ast.Backward):
-                self._guarded(self._backward, statement, (*self.key, index))
+        for index, block in enumerate(body):
+            if isinstance(block, ast.Backward):
+                self._guarded(self._backward, block, (*self.key, index))
         self._check_outputs()
 
     def _undone(self, waiting: list[tuple[int, ast.Equation]], statement: ast.Equation) -> set[str]:
         names = {t.name.text for _, s in waiting if s is not statement for t in s.targets}
         return names - self.done
 
-    def _guarded(self, action: object, *arguments: object) -> None:
-        try:
-            action(*arguments)  # type: ignore[operator]
-        except Abandon:
-            pass
+    def _guarded(self, action: Callable[..., object], *arguments: object) -> None:
+        with suppress(Abandon):
+            action(*arguments)
 
     def _define_names(self, body: tuple[ast.Statement, ...]) -> None:
         """Names of equations are known before any equation is read."""
@@ -224,7 +223,9 @@ class Frame:
         try:
             if len(self.build.flats) > _MOST:
                 hint = "calls are inlined; call fewer layers"
-                raise self.build.problems.abandon(f"this layer has more than {_MOST} equations", statement.span, hint=hint)
+                raise self.build.problems.abandon(
+                    f"this layer has more than {_MOST} equations", statement.span, hint=hint
+                )
             self._read_equation(statement, Resolver(self, key, block), key, block)
         except Abandon:
             self.failed.update(names)
@@ -285,7 +286,10 @@ class Frame:
             axes = stated
         if dtype is not None and written.dtype is not None and dtype is not header.dtype:
             raise self.build.problems.abandon(
-                f"output `{name}` is {header.dtype} in the header", target.span, str(header.dtype), "state the type once"
+                f"output `{name}` is {header.dtype} in the header",
+                target.span,
+                str(header.dtype),
+                "state the type once",
             )
         return axes, dtype or header.dtype
 
@@ -301,10 +305,14 @@ class Frame:
                     axis = self.state_extent(name, extent, resolver)
                 case _:
                     hint = f"define all points at once, `{target.name.text}[t] = …`; shifts stand on the right"
-                    raise self.build.problems.abandon("the left side states axes, not indices", item.span, "an axis", hint)
+                    raise self.build.problems.abandon(
+                        "the left side states axes, not indices", item.span, "an axis", hint
+                    )
             if axis in axes:
                 raise self.build.problems.abandon(
-                    f"axis `{self.build.axes.name(axis)}` appears twice", item.span, hint="an axis stands once in a tensor"
+                    f"axis `{self.build.axes.name(axis)}` appears twice",
+                    item.span,
+                    hint="an axis stands once in a tensor",
                 )
             axes.append(axis)
         return tuple(axes)
@@ -318,9 +326,7 @@ class Frame:
             raise self.build.problems.abandon(f"unknown type `{name.text}`", name.span, listed(TYPES, "or"), hint)
         return TYPES[name.text]
 
-    def _several(
-        self, statement: ast.Equation, resolver: Resolver, key: tuple[float, ...], block: str | None
-    ) -> None:
+    def _several(self, statement: ast.Equation, resolver: Resolver, key: tuple[float, ...], block: str | None) -> None:
         """``y, s = f(x, w)``: each name is an output of the call."""
         outputs = self.calls.several(statement, resolver)
         for target, output in zip(statement.targets, outputs, strict=True):

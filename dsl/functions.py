@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from .choice import StaticValue
 from .flat import Build
 from .modules import Module
 from .problems import Abandon
-from .signature import LayerSignature, signature_of
+from .signature import TYPES, LayerSignature, signature_of
 from .statics import Facts
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def function_name(
-    caller: Frame, module: Module, definition: ast.Definition, header: LayerSignature, statics: Mapping[str, StaticValue]
+    caller: Frame,
+    module: Module,
+    definition: ast.Definition,
+    header: LayerSignature,
+    statics: Mapping[str, StaticValue],
 ) -> str:
     """The name of the Program's function for an ``fn`` with these static values; added if new."""
     build = caller.build
@@ -62,7 +67,9 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def check_function(module: Module, definition: ast.Definition, statics: Mapping[str, StaticValue], build: Build) -> None:
+def check_function(
+    module: Module, definition: ast.Definition, statics: Mapping[str, StaticValue], build: Build
+) -> None:
     """Report what is wrong with an elementwise ``fn``, called or not."""
     from .frame import Frame
 
@@ -70,16 +77,14 @@ def check_function(module: Module, definition: ast.Definition, statics: Mapping[
     facts = Facts({}, {}, set(), {}, build.problems)
     caller = Frame(build, module, replace(definition, inputs=(), body=()), header, facts)
     caller.stack = ()
-    try:
+    with suppress(Abandon):
         function_name(caller, module, definition, header, statics)
-    except Abandon:
-        pass
 
 
 def function_type(definition: ast.Definition) -> DType:
-    """An ``fn`` is real or complex throughout."""
+    """The type of an ``fn``; its parameters are complex when it is, else real."""
     written = definition.outputs[0].dtype
-    return COMPLEX if written is not None and written.text == "complex" else REAL
+    return TYPES[written.text] if written is not None else REAL
 
 
 def _function(
@@ -98,9 +103,10 @@ def _function(
     build = Build(outer.problems, outer.verbatim)
     build.functions, build.function_keys = outer.functions, outer.function_keys
     build.opaques = outer.opaques
-    facts = Facts(dict(statics), {s.name: s for s in header.statics}, set(), {i.name: () for i in header.inputs}, outer.problems)
-    real = tuple(replace(item, dtype=dtype) for item in header.inputs)
-    header = replace(header, inputs=real)
+    kinds = {static.name: static for static in header.statics}
+    facts = Facts(dict(statics), kinds, set(), {i.name: () for i in header.inputs}, outer.problems)
+    inputs = tuple(replace(item, dtype=COMPLEX if dtype is COMPLEX else REAL) for item in header.inputs)
+    header = replace(header, inputs=inputs)
     frame = Frame(build, module, definition, header, facts, stack=caller.stack)
     frame.map_axes()
     frame.take_inputs()

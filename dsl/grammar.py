@@ -86,7 +86,7 @@ def _build(text: str) -> Tables:
                 name = str(argument.origin.name)
                 rules.append((name, str(argument.alias or name), splice))
             actions[state][str(symbol)] = ~numbers[argument]
-    spellings = {str(t.pattern.value): str(t.name) for t in parser.terminals if t.pattern is not None and t.pattern.type == "str"}
+    spellings = {str(t.pattern.value): str(t.name) for t in parser.terminals if getattr(t.pattern, "type", "") == "str"}
     (start,), (end,) = table.start_states.values(), table.end_states.values()
     return Tables(actions, rules, start, end, spellings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmc.ir import BOOL, INT
+from ssmc.ir import BOOL, INT, REAL
 
 from . import ast
 from .problems import Problems, listed, nearest
@@ -116,12 +116,12 @@ def _static_default(parameter: ast.Parameter, kind: str, problems: Problems) -> 
             hint = nearest(shown, choices) or f"write `= {choices[0]}`"
             problems.add(f"`{shown}` is not a choice of `{name}`", default.span, listed(choices, "or"), hint)
         return
-    fits = isinstance(default, ast.Literal) and (
-        default.dtype is BOOL if kind == "bool" else default.dtype is INT if kind == "int" else default.dtype.rank in (1, 2)
-    )
-    if not fits:
+    accepted = {"bool": (BOOL,), "int": (INT,), "real": (INT, REAL)}[kind]
+    if not isinstance(default, ast.Literal) or default.dtype not in accepted:
         example = {"bool": "true", "int": "2", "real": "0.5"}[kind]
-        problems.add(f"the default of `{name}` is not {_article(kind)}", default.span, _article(kind), f"write `= {example}`")
+        problems.add(
+            f"the default of `{name}` is not {_article(kind)}", default.span, _article(kind), f"write `= {example}`"
+        )
 
 
 def _article(kind: str) -> str:
@@ -132,16 +132,32 @@ def _function(definition: ast.Definition, problems: Problems) -> None:
     """An ``fn`` has one output; an elementwise one has no axes, an opaque one states them all."""
     name = definition.name.text
     if len(definition.outputs) > 1:
-        problems.add(f"`fn {name}` has several outputs", definition.outputs[1].name.span, "one output", "make it a layer")
+        problems.add(
+            f"`fn {name}` has several outputs", definition.outputs[1].name.span, "one output", "make it a layer"
+        )
     for parameter in definition.inputs:
+        text, span = parameter.name.text, parameter.name.span
         if definition.body is not None and parameter.signatures is not None:
-            hint = f"write `{parameter.name.text}`, or make it a `layer`"
-            problems.add(f"parameter `{parameter.name.text}` of an elementwise `fn` has axes", parameter.name.span, hint=hint)
+            hint = f"write `{text}`, or make it a `layer`"
+            problems.add(f"parameter `{text}` of an elementwise `fn` has axes", span, hint=hint)
         if definition.body is None and (parameter.signatures is None or len(parameter.signatures) != 1):
-            hint = f"write `{parameter.name.text}[b, t, d]`, or give the `fn` a body"
-            problems.add(f"opaque `fn {name}` needs the axes of `{parameter.name.text}`", parameter.name.span, hint=hint)
+            hint = f"write `{text}[b, t, d]`, or give the `fn` a body"
+            problems.add(f"opaque `fn {name}` needs the axes of `{text}`", span, hint=hint)
+        if definition.body is not None and parameter.dtype is not None:
+            _function_type(parameter.dtype, definition, problems)
         if parameter.optional or parameter.default is not None:
-            problems.add(f"parameter `{parameter.name.text}` of an `fn` cannot be absent", parameter.name.span, hint="make it a layer")
+            problems.add(f"parameter `{text}` of an `fn` cannot be absent", span, hint="make it a layer")
     if definition.body is None and definition.outputs[0].axes is None:
         hint = f"write `-> {definition.outputs[0].name.text}[b, t, d]`"
         problems.add(f"opaque `fn {name}` needs the axes of its output", definition.outputs[0].name.span, hint=hint)
+
+
+def _function_type(dtype: ast.Name, definition: ast.Definition, problems: Problems) -> None:
+    """Parameters of an elementwise ``fn`` are complex when its output is, else real."""
+    written = definition.outputs[0].dtype
+    wanted = "complex" if written is not None and written.text == "complex" else "real"
+    if dtype.text != wanted:
+        hint = f"declare the output complex: `-> {definition.outputs[0].name.text}: complex`"
+        if dtype.text != "complex":
+            hint = "leave the type out; ints and bools are taken as reals"
+        problems.add(f"a parameter of this `fn` is {wanted}, not {dtype.text}", dtype.span, wanted, hint)

@@ -12,10 +12,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-KEYWORDS = frozenset(
-    "layer fn import from as seq axis require backward when else and or not given carries "
-    "true false pi inf".split()
-)
+_KEYWORDS = "layer fn import from as seq axis require backward when else and or not given carries true false pi inf"
+KEYWORDS = frozenset(_KEYWORDS.split())
 NESTING = 200
 
 _LETTER = r"[^\W\d]"
@@ -151,8 +149,9 @@ def _match_brackets(raw: list[Token], text: str) -> tuple[list[Token], int | Non
 
     def unclosed(index: int) -> None:
         token = result[index]
-        hint = "close it with `%s`" % {"(": ")", "[": "]"}[token.text]
-        result[index] = token._replace(kind="BAD", message=f"`{token.text}` is never closed", hint=hint)
+        partner = {"(": ")", "[": "]"}[token.text]
+        message = f"`{token.text}` is never closed"
+        result[index] = token._replace(kind="BAD", message=message, hint=f"close it with `{partner}`")
 
     for index, token in enumerate(raw):
         if token.kind in ("(", "["):

@@ -45,6 +45,7 @@ from .tree import (
     mentioned,
 )
 
+
 class Lowering:
     """Lowers the right sides of one equation after the other."""
 
@@ -272,13 +273,15 @@ class Lowering:
             case Compute(op=op, args=args, span=span):
                 return self._folded(Op(op, tuple(self.size_expr(a, what) for a in args), span))
             case Choose(condition=c, then=a, otherwise=b, span=span):
-                return Where(*(self.size_expr(x, what) for x in (c, a, b)), span)
+                return Where(self.size_expr(c, what), self.size_expr(a, what), self.size_expr(b, what), span)
         hint = "use extents `#axis`, numbers and static parameters"
         raise self.problems.abandon(f"{what} depends on data or on an index", tree.span, "what every call knows", hint)
 
     def _folded(self, op: Op) -> Expr:
         """Arithmetic of integer constants, done."""
-        if self.build.verbatim or op.op not in _INT_FOLDS or not all(isinstance(a, Const) and a.dtype is INT for a in op.args):
+        if self.build.verbatim or op.op not in _INT_FOLDS:
+            return op
+        if not all(isinstance(a, Const) and a.dtype is INT for a in op.args):
             return op
         values = [a.value for a in op.args if isinstance(a, Const)]
         if op.op in ("floordiv", "mod") and values[1] == 0:

@@ -67,6 +67,12 @@ class Module:
     def callable_names(self) -> tuple[str, ...]:
         return (*self.definitions, *self.imported)
 
+    def require_readable(self) -> None:
+        """Raise UserError with the syntax and import errors of this module and what it imports."""
+        found = [d for module in self.everything() for d in module.problems.sorted()]
+        if found:
+            raise UserError(found)
+
     def everything(self) -> list[Module]:
         """This module and all that it imports, directly or not."""
         found = [self]
@@ -183,9 +189,11 @@ class _Loader:
         if other is None:
             module.broken.add(alias)
             return
-        if item.name.text in other.definitions or item.name.text in other.broken:
-            module.imported[alias] = (other, item.name.text)
-        elif any(i.alias.text == item.name.text for i in other.file.imports):
+        if (
+            item.name.text in other.definitions
+            or item.name.text in other.broken
+            or any(i.alias.text == item.name.text for i in other.file.imports)
+        ):
             module.imported[alias] = (other, item.name.text)
         else:
             hint = nearest(item.name.text, other.definitions) or "it defines " + ", ".join(other.definitions)
@@ -210,7 +218,9 @@ class _Loader:
                 return self.load(path, _shown(path))
             except UserError as error:
                 for diagnostic in error.diagnostics:
-                    module.problems.take(Diagnostic(diagnostic.message, diagnostic.span or name.span, hint=diagnostic.hint))
+                    module.problems.take(
+                        Diagnostic(diagnostic.message, diagnostic.span or name.span, hint=diagnostic.hint)
+                    )
                 return None
             except (OSError, RuntimeError, ValueError):
                 continue

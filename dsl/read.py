@@ -18,8 +18,7 @@ from .problems import Problems
 def read_program(text: str, name: str = "<program>") -> Program:
     """The Program that a text prints, that of its main layer; UserError if it is not one."""
     module = read_text(text, name)
-    if module.problems:
-        raise UserError(module.problems.sorted())
+    module.require_readable()
     problems = Problems()
     program = attempt(module, module.layer(), Choice(), problems, verbatim=True)
     if problems or program is None:

@@ -151,7 +151,9 @@ class Resolver:
         if isinstance(base, ast.Name):
             if base.text in HEADS and self.frame.tensor(base.text, self.block) is None:
                 hint = f"the value stands behind: `{base.text}[…](value)`"
-                raise self.problems.abandon(f"`{base.text}[…]` reduces nothing", expr.span, "a value in parentheses", hint)
+                raise self.problems.abandon(
+                    f"`{base.text}[…]` reduces nothing", expr.span, "a value in parentheses", hint
+                )
             if base.text in self.frame.absent:
                 self._check_items(expr)
                 return self._absent(base)
@@ -184,7 +186,8 @@ class Resolver:
         for place in found:
             if place.axis is not None and place.axis in seen:
                 hint = "each axis takes one index"
-                raise self.problems.abandon(f"axis `{self.build.axes.name(place.axis)}` is set twice", place.span, hint=hint)
+                name = self.build.axes.name(place.axis)
+                raise self.problems.abandon(f"axis `{name}` is set twice", place.span, hint=hint)
             seen.add(place.axis or "")
         return tuple(found)
 
@@ -254,10 +257,13 @@ class Resolver:
         """``sum[n: condition](value)`` and its like."""
         for item in expr.arguments:
             if item.name is not None:
-                raise self.problems.abandon(f"`{kind}` takes no named arguments", item.span, hint=f"write `{kind}[n](value)`")
+                hint = f"write `{kind}[n](value)`"
+                raise self.problems.abandon(f"`{kind}` takes no named arguments", item.span, hint=hint)
         axes = [self._bound_axis(item, kind) for item in head.items]
-        single = kind in TRANSFORMS or kind in ("concat", "argmax", "argmin") or (
-            kind in REDUCTIONS and REDUCTIONS[kind].keeps_axis
+        single = (
+            kind in TRANSFORMS
+            or kind in ("concat", "argmax", "argmin")
+            or (kind in REDUCTIONS and REDUCTIONS[kind].keeps_axis)
         )
         if not axes or (single and len(axes) > 1) or len(set(axes)) < len(axes):
             wanted = "one axis" if single else "axes, each once"
@@ -284,11 +290,12 @@ class Resolver:
             case ast.Item(name=None, value=ast.Binary(op="<", left=ast.Name() as name, right=extent)):
                 return self.frame.state_extent(name, extent, self)
         hint = f"a condition follows a colon: `{kind}[s: s <= t](…)`"
-        raise self.problems.abandon(f"this is not an axis to take `{kind}` over", item.span, "`s` or `j < extent`", hint)
+        raise self.problems.abandon(
+            f"this is not an axis to take `{kind}` over", item.span, "`s` or `j < extent`", hint
+        )
 
     def _concat(self, axis: str, expr: ast.Call) -> Tree:
         if not expr.arguments:
             raise self.problems.abandon("`concat` of nothing", expr.span, "values", "write `concat[m](a[e=m], b[f=m])`")
         parts = self.all([item.value for item in expr.arguments])
         return Join(axis, tuple(parts), expr.span)
-

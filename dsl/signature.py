@@ -62,6 +62,7 @@ def signature(module: Module, layer: str | None = None) -> LayerSignature:
     """The signature of a layer; UserError for an unknown layer or a header that makes no sense."""
     from .headers import check_header
 
+    module.require_readable()
     definition = module.layer(layer)
     problems = check_header(definition)
     if problems:

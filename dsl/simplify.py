@@ -17,10 +17,9 @@ from ssmc.source import Span
 from .flat import Build, Outer
 from .tree import Access, Choose, Compute, Fold, Invoke, Join, Lit, Outside, Place, Tree, Whole
 
-_KEEPS_ZERO = frozenset(
-    "expm1 log1p tanh sinh sin tan arcsin arctan erf sqrt silu gelu gelu_tanh relu abs sign real re conj".split()
-)
-_ZERO_TO_ONE = frozenset("exp exp2 cos cosh".split())
+_ZERO_AT_ZERO = "expm1 log1p tanh sinh sin tan arcsin arctan erf sqrt silu gelu gelu_tanh relu abs sign real re conj"
+_KEEPS_ZERO = frozenset(_ZERO_AT_ZERO.split())
+_ZERO_TO_ONE = frozenset(("exp", "exp2", "cos", "cosh"))
 _FOLDED: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul,
     "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
@@ -182,10 +181,9 @@ def rebuilt(tree: Tree, known: dict[str, Tree]) -> Tree:
             inner = tuple(Place(p.axis, rebuilt(p.value, known), p.span) for p in places)
             return Access(name if new is None else new.tensor, inner, span)
         case Outside(function=function, args=args, span=span):
-            names = (known.get(a) for a in args)
-            return Outside(
-                function, tuple(n.tensor if isinstance(n, Access) else a for a, n in zip(args, names, strict=True)), span
-            )
+            named = {a: known.get(a) for a in args}
+            new_names = ((a, named[a]) for a in args)
+            return Outside(function, tuple(n.tensor if isinstance(n, Access) else a for a, n in new_names), span)
         case Compute(op=op, args=args, span=span):
             return compute(op, tuple(rebuilt(a, known) for a in args), span)
         case Choose(condition=c, then=a, otherwise=b, span=span):

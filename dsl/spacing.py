@@ -117,6 +117,5 @@ class _Spacing:
             return True
         if not (last.kind == "NAME" or last.kind in _CLOSING or last.kind in _ATOMS):
             return False
-        if self.header and self.tokens[index].kind == "[" and index > 1 and self.tokens[index - 2].kind == ":":
-            return False  # `B: complex [d, n]`
-        return True
+        typed = self.header and self.tokens[index].kind == "[" and self.tokens[index - 2].kind == ":"
+        return not typed  # `B: complex [d, n]`

@@ -131,7 +131,8 @@ class Facts:
         try:
             found: StaticValue = _OPERATIONS[expr.op](a, b)
         except (ZeroDivisionError, OverflowError, ValueError):
-            raise self.problems.abandon("this static value cannot be computed", expr.span, hint="check for a zero") from None
+            message = "this static value cannot be computed"
+            raise self.problems.abandon(message, expr.span, hint="check for a zero") from None
         if isinstance(found, complex) or (isinstance(found, int) and abs(found) >= _TOO_LARGE):
             raise self.problems.abandon("this static value is too large", expr.span, "a value below 2^63")
         return found
@@ -143,8 +144,8 @@ class Facts:
                 choices = self.kinds[one.text].choices
                 if isinstance(other, ast.Name) and other.text not in choices and other.text not in self.statics:
                     hint = nearest(other.text, choices) or f"write `{one.text} == {choices[0]}`"
-                    expected = listed(choices, "or")
-                    raise self.problems.abandon(f"`{other.text}` is not a choice of `{one.text}`", other.span, expected, hint)
+                    message = f"`{other.text}` is not a choice of `{one.text}`"
+                    raise self.problems.abandon(message, other.span, listed(choices, "or"), hint)
                 equal = self.value(one) == self.value(other, choices)
                 return equal if expr.op == "==" else not equal
         return None

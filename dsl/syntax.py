@@ -87,7 +87,8 @@ def _hint(source: Source, tokens: list[Token], at: int, accepted: set[str], spel
         return "indent the body"
     if token.kind == "NEWLINE":
         return _hint_at_line_end(kinds)
-    if before is not None and before.kind in ("NAME", "NUMBER") and token.kind in ("NAME", "NUMBER", "SIZE") and "*" in kinds:
+    values = ("NAME", "NUMBER", "SIZE")
+    if before is not None and before.kind in values and token.kind in values and "*" in kinds:
         return f"a product needs its sign: `{before.text} * {token.text}`"
     if token.kind == "NAME" and before is not None and before.kind in ("NEWLINE", "INDENT", "DEDENT"):
         return "equations stand in the indented body of a layer" if "layer" in kinds else "one statement per line"

@@ -96,7 +96,9 @@ def main() -> None:
     print(f"input                 {sizes}")
     exact = interpret(op.program(), {k: v.double().numpy() for k, v in inputs.items()})["y"]
     scale = float(np.abs(exact).max())
-    print(f"largest difference    {float(np.abs(y.numpy() - exact).max()):.1e} from the float64 interpreter (values to {scale:.0f})")
+    print(
+        f"largest difference    {float(np.abs(y.numpy() - exact).max()):.1e} from the float64 interpreter (values to {scale:.0f})"
+    )
     steps, per_token = token_by_token(op, inputs, DECODED)
     apart = float((steps - y[:, :DECODED]).abs().max())
     print(f"token by token        {per_token:.0f} µs a token; {apart:.1e} from all at once")

@@ -32,14 +32,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import Diagnostic, InternalError, SsmcError, ToolchainError, Unsupported, UserError
-    from .runtime import compile, load
+    from .runtime import Layer, State, compile, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Diagnostic",
     "InternalError",
+    "Layer",
     "SsmcError",
+    "State",
     "ToolchainError",
     "Unsupported",
     "UserError",
@@ -55,6 +57,8 @@ _HOME = {
     "ToolchainError": "ssmc.errors",
     "Unsupported": "ssmc.errors",
     "UserError": "ssmc.errors",
+    "Layer": "ssmc.runtime",
+    "State": "ssmc.runtime",
     "compile": "ssmc.runtime",
     "load": "ssmc.runtime",
 }

@@ -12,7 +12,7 @@ from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
-from ssmc.passes import Plan, PlanOptions, inline, lift, lower, plan
+from ssmc.passes import Plan, PlanOptions, inline, lift, lower, plan, unshadow
 
 __all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
 
@@ -85,7 +85,7 @@ def stages(
         Unsupported: an equation has no strategy on this target.
     """
     backend = target_named(target)
-    program = lift(inline(program))
+    program = lift(unshadow(inline(program)))
     options = options or PlanOptions()
     held = _storage(program, storage)
     known = dict(sizes or {})
@@ -130,7 +130,7 @@ def load_entry(library: Path, symbol: str) -> Callable[..., int]:
     entry: Any = ctypes.CDLL(str(library))[symbol]
     entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     entry.restype = ctypes.c_int64
-    return entry  # type: ignore[no-any-return]
+    return entry
 
 
 def _storage(program: Program, storage: Mapping[str, str] | None) -> dict[str, str]:

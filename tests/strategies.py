@@ -456,4 +456,3 @@ def bounded(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
 
 
 _SMALL = ("x", "u", "w", "C", "taps", "table")
-

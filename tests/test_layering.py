@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": BASE | MIDDLE | {"compiler", "runtime"},
     "models": BASE | MIDDLE | {"compiler", "runtime", "compat"},
 }
+# Modules that are faces of their own: what they offer concerns few, or loads NumPy.
+SECOND_FACES = {"ssmc.ir.interpret", "ssmc.ir.loops", "ssmc.ir.loops_text", "ssmc.ir.scalar"}
 TORCH = {"runtime", "compat", "models"}
 
 
@@ -87,11 +89,11 @@ def test_imports_run_one_way(module: str, path: Path) -> None:
 def test_packages_are_imported_by_their_face(module: str, path: Path) -> None:
     wrong = []
     for line, name, relative in imported(module, path):
-        if relative or not name.startswith("ssmc."):
+        if relative or not name.startswith("ssmc.") or part(module) == "":
             continue
         if part(name) == part(module):
             wrong.append(f"{path}:{line}: inside a package import relatively, not {name}")
-        elif name.count(".") > 1:
+        elif name.count(".") > 1 and name not in SECOND_FACES:
             wrong.append(f"{path}:{line}: import from the face, ssmc.{part(name)}, not {name}")
     assert not wrong, "\n".join(wrong)
 

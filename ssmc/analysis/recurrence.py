@@ -209,9 +209,7 @@ def _scaled(form: AffineForm | None, rule: Callable[[Expr], Expr], by: Expr | No
 # ---------------------------------------------------------------- matrix-shaped
 
 
-def _matrix_shaped(
-    program: Program, members: list[Equation], pairs: list[tuple[Equation, Term]], along: str
-) -> bool:
+def _matrix_shaped(program: Program, members: list[Equation], pairs: list[tuple[Equation, Term]], along: str) -> bool:
     """Whether ``h = a · h[t-1] + b`` can run as matrix products inside chunks.
 
     All that read h contract the same axes, ``a`` varies along none of them, there is a row axis (one

@@ -41,7 +41,7 @@ def fmt(files: Sequence[str], check: bool) -> Report:
         facts.append({"file": file, "status": "changed" if changed else "unchanged"})
         if changed:
             lines.append(f"{file}: {'would be reformatted' if check else 'reformatted'}")
-    failed = diagnostics or (check and lines)
+    failed = bool(diagnostics) or (check and bool(lines))
     noun, verb = "file" if len(files) == 1 else "files", "to reformat" if check else "reformatted"
     lines.append(f"{len(files)} {noun}, {len(lines) or 'none'} {verb}")
     return Report("\n".join(lines), {"files": facts}, tuple(diagnostics), WRONG_INPUT if failed else OK)

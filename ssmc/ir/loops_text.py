@@ -57,7 +57,7 @@ class _Shown:
             case Let(variable=variable, node=node):
                 return f"{self.variable(variable)} = {self.node(node, section, own=True)}"
             case Accumulate(variable=variable, node=node):
-                kind = str(node.name[0])  # type: ignore[index]
+                kind = str(node.name[0])
                 return f"{self.variable(variable)} {kind}= {self.node(node.args[-1], section)}"
             case Store(tensor=tensor, indices=indices, node=node):
                 at = ", ".join(self.node(i, section) for i in indices)
@@ -82,11 +82,11 @@ class _Shown:
             case "size":
                 return f"#{node.name}"
             case "load" | "array":
-                return f"{node.name[0]}[{', '.join(args)}]"  # type: ignore[index]
+                return f"{node.name[0]}[{', '.join(args)}]"
             case "ring":
-                return f"{node.name[0]}[{args[0]} ago]"  # type: ignore[index]
+                return f"{node.name[0]}[{args[0]} ago]"
             case "final":
-                return f"{node.name[0]}[{args[0]} before the end]"  # type: ignore[index]
+                return f"{node.name[0]}[{args[0]} before the end]"
             case "select":
                 return f"({args[0]} ? {args[1]} : {args[2]})"
         if node.name in _INFIX:

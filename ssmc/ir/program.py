@@ -390,6 +390,7 @@ def _kept(expr: Expr) -> str | None:
 
 def type_of(expr: Expr, tensors: Mapping[str, Tensor], functions: Mapping[str, Function] | None = None) -> DType:
     """The element type of an expression whose reads are all in ``tensors``."""
+
     def of(item: Expr) -> DType:
         return type_of(item, tensors, functions)
 

@@ -8,11 +8,11 @@ share is computed once, and where it is computed follows from the loops it varie
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .types import BOOL, COMPLEX, INT, REAL, DType
 
-Attribute: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+Attribute: TypeAlias = Any  # what a kind's name is: see the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Graph:
             if kind == "index":
                 axes = frozenset((str(name),))
             if kind == "reduce":
-                axes -= set(name[1:])  # type: ignore[index]
+                axes -= set(name[1:])
             found = Node(kind, type, name, args, axes, len(self._nodes))
             self._nodes[key] = found
         return found
@@ -96,7 +96,7 @@ class Graph:
         if node.type is type:
             return node
         if node.kind == "const" and type is not BOOL:
-            return self.const(int(node.name) if type is INT else float(node.name), type)  # type: ignore[arg-type]
+            return self.const(int(node.name) if type is INT else float(node.name), type)
         name = {REAL: "real", INT: "int", BOOL: "bool"}[type]
         return self.node("op", type, name, (node,))
 

@@ -5,5 +5,6 @@ from .lift import lift
 from .lower import lower
 from .plan import KernelPlan, Plan, PlanOptions, plan
 from .step import step
+from .unshadow import unshadow
 
-__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lift", "lower", "plan", "step"]
+__all__ = ["KernelPlan", "Plan", "PlanOptions", "inline", "lift", "lower", "plan", "step", "unshadow"]

@@ -237,11 +237,11 @@ class _Rewrite:
                 return replace(expr, args=(left.expr(), right.expr()))
             return replace(expr, args=tuple(self.expr(arg) for arg in expr.args))
         form = self._moved(left - right)
-        low = Linear(0, {symbol: k for symbol, k in form.terms.items() if k > 0})
-        high = Linear(-form.constant, {symbol: -k for symbol, k in form.terms.items() if k < 0})
-        if low.terms:
-            return replace(expr, args=(low.expr(), high.expr()))
-        return replace(expr, op=_MIRRORED[expr.op], args=(high.expr(), low.expr()))
+        plus = Linear(0, {symbol: k for symbol, k in form.terms.items() if k > 0})
+        minus = Linear(0, {symbol: -k for symbol, k in form.terms.items() if k < 0})
+        if plus.terms:
+            return replace(expr, args=(plus.expr(), (minus - form.constant).expr()))
+        return replace(expr, op=_MIRRORED[expr.op], args=(minus.expr(), Const(form.constant, INT)))
 
 
 def _fresh(program: Program, name: str) -> str:

@@ -97,10 +97,10 @@ def complex_operation(scalariser: Scalariser, op: str, args: list[Value]) -> Val
 
 def _power(g: Graph, a: Pair, b: Pair, exponent: Value) -> Pair:
     """Repeated multiplication for small constant powers, else exp(b · log a), and 0 for a = 0."""
-    if isinstance(exponent, Node) and exponent.kind == "const" and float(exponent.name) in (1, 2, 3, 4):  # type: ignore[arg-type]
+    if isinstance(exponent, Node) and exponent.kind == "const" and float(exponent.name) in (1, 2, 3, 4):
         square = multiply(g, a, a)
         powers = {1: a, 2: square, 3: multiply(g, square, a), 4: multiply(g, square, square)}
-        return powers[int(exponent.name)]  # type: ignore[arg-type]
+        return powers[int(exponent.name)]
     re, im = exponential(g, multiply(g, b, logarithm(g, a)))
     zero = g.const(0.0)
     is_zero = g.op("eq", magnitude(g, a), zero, type=BOOL)

@@ -21,12 +21,12 @@ from ssmc.ir import (
     Reduce,
     bound_axes,
     children,
+    dependence,
     free_axes,
     type_of,
     walk,
     with_children,
 )
-from ssmc.ir.dependence import dependence
 
 
 def lift(program: Program) -> Program:

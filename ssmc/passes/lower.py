@@ -58,7 +58,7 @@ class _Item:
     @property
     def nest(self) -> frozenset[str]:
         """Axes of the loops that the statement's body runs in."""
-        return self.axes | (set(self.node.name[1:]) if self.is_reduce else set())  # type: ignore[index, arg-type]
+        return self.axes | (set(self.node.name[1:]) if self.is_reduce else set())
 
 
 @dataclass
@@ -118,7 +118,7 @@ class _KernelLowering:
             for statement in (s for g in groups for s in g.statements):
                 for node in walk_nodes((*getattr(statement, "indices", ()), statement.node)):
                     if node.kind == "load":
-                        found[node.name[0]] = None  # type: ignore[index]
+                        found[node.name[0]] = None
                 if isinstance(statement, Store):
                     found[statement.tensor] = None
         return tuple(found)
@@ -342,7 +342,7 @@ class _KernelLowering:
                 continue
             seen.add(node.number)
             if node.kind == "array":
-                tensor, part = node.name  # type: ignore[misc]
+                tensor, part = node.name
                 value = parts(self.make.value(tensor))[part == "im"]
                 found.append((self.items["step", value.number], True))
             if self._is_item(section, node):
@@ -360,7 +360,7 @@ class _KernelLowering:
             if node.number in seen:
                 continue
             seen.add(node.number)
-            if node.kind == "ring" and node.name[0] == tensor:  # type: ignore[index]
+            if node.kind == "ring" and node.name[0] == tensor:
                 own = all(a.kind == "index" for a in node.args[1:])
                 here = own if here is None else here and own
             if not self._is_item(item.section, node) or node is item.node and item.statement is None:
@@ -370,7 +370,7 @@ class _KernelLowering:
     def _join(self, place: _Section, item: _Item, first: int) -> int:
         """The first group from ``first`` on that may hold the item, else a new one at the end."""
         order = [a for a in self.kernel.inner if a in item.nest]
-        folded = tuple(item.node.name[1:]) if item.is_reduce else ()  # type: ignore[index]
+        folded = tuple(item.node.name[1:]) if item.is_reduce else ()
         outer = tuple(a for a in order if a not in folded)
         inner = tuple(a for a in order if a in folded)
         for number in range(first, len(place.groups)):
@@ -427,7 +427,7 @@ class _KernelLowering:
                 continue
             seen.add(node.number)
             if node.kind == "array":
-                tensor, part = node.name  # type: ignore[misc]
+                tensor, part = node.name
                 found.append((self.items["step", parts(self.make.value(tensor))[part == "im"].number], True))
             home = self._section(node, section)
             if self._is_item(home, node):
@@ -475,4 +475,4 @@ class _KernelLowering:
     def _constant_lags(self, name: str) -> bool:
         """Whether every ring read of the value is at a constant lag (so one slot can serve)."""
         nodes = walk_nodes(tuple(i.node for i in self.items.values()))
-        return all(n.args[0].kind == "const" for n in nodes if n.kind == "ring" and n.name[0] == name)  # type: ignore[index]
+        return all(n.args[0].kind == "const" for n in nodes if n.kind == "ring" and n.name[0] == name)

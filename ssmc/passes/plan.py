@@ -273,6 +273,7 @@ class _Planner:
 
     def _refuse(self, equation: Equation) -> None:
         """Say Unsupported for what has no strategy on this target."""
+
         def no(what: str, node: Expr, hint: str = "the interpreter runs it: `ssmc.ir.interpret`") -> Unsupported:
             return Unsupported(
                 f"equation `{equation.name}`: {what} has no strategy on this target yet",

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ssmc.ir import Const, Expr, Index, Op, Program, Size
-from ssmc.ir.extents import evaluate_int, sizes_used
-from ssmc.ir.linear import Linear, at_least, known_extents, linear_form, lower_bound, upper_bound
-from ssmc.ir.types import INT
+from ssmc.ir import (
+    INT,
+    Const,
+    Expr,
+    Index,
+    Linear,
+    Op,
+    Program,
+    Size,
+    at_least,
+    evaluate_int,
+    known_extents,
+    linear_form,
+    lower_bound,
+    sizes_used,
+    upper_bound,
+)
 
 
 class Ranges:

@@ -127,12 +127,14 @@ class Scalariser:
             return self.value(read.tensor)
         time = self.kernel.time
         if time in tensor.axes and read.tensor in self.kernel.carried:
-            index = read.indices[tensor.axes.index(time)]  # type: ignore[arg-type]
-            if self.ranges.offset(Index(time), index) != (0, 0):  # type: ignore[arg-type]
+            index = read.indices[tensor.axes.index(time)]
+            if self.ranges.offset(Index(time), index) != (0, 0):
                 return self._guarded(read, self._ring(read, index), skip=time)
         if self.is_cheap(read.tensor):
             moved = dict(zip(tensor.axes, read.indices, strict=True))
-            return self._guarded(read, self.cast(substitute(self.program.equation(read.tensor).expr, moved), tensor.dtype))
+            return self._guarded(
+                read, self.cast(substitute(self.program.equation(read.tensor).expr, moved), tensor.dtype)
+            )
         self.value(read.tensor)
         self.arrays.add(read.tensor)
         return self._guarded(read, self._element(read, "array", ()), skip=time)
@@ -239,15 +241,15 @@ class Scalariser:
 
     def _power(self, base: Node, exponent: Node, type: DType) -> Node:
         g = self.graph
-        if exponent.kind == "const" and float(exponent.name) in (0.5, 1, 2, 3, 4, -1) and type is REAL:  # type: ignore[arg-type]
-            power = float(exponent.name)  # type: ignore[arg-type]
+        if exponent.kind == "const" and float(exponent.name) in (0.5, 1, 2, 3, 4, -1) and type is REAL:
+            power = float(exponent.name)
             if power == 0.5:
                 return g.op("sqrt", base)
             if power == -1:
                 return g.op("div", g.const(1.0), base)
             return _chain(g, base, int(power))
-        if exponent.kind == "const" and type is INT and 1 <= int(exponent.name) <= 4:  # type: ignore[arg-type]
-            return _chain(g, base, int(exponent.name))  # type: ignore[arg-type]
+        if exponent.kind == "const" and type is INT and 1 <= int(exponent.name) <= 4:
+            return _chain(g, base, int(exponent.name))
         return g.op("pow", base, g.convert(exponent, type), type=type)
 
     def _product(self, expr: Op) -> Value:

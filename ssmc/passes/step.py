@@ -266,5 +266,3 @@ def _axes_used(program: Program) -> set[str]:
         if more <= used:
             return used
         used |= more
-
-

@@ -66,7 +66,7 @@ def _own_entries(kernel: Kernel, statement: Statement) -> bool:
 
 def _is_plain(kernel: Kernel, statement: Statement) -> bool:
     """Whether a statement is arithmetic on reals, along lanes on what the kernel holds itself."""
-    if isinstance(statement, Store) or (isinstance(statement, Accumulate) and statement.node.name[0] != "sum"):  # type: ignore[index]
+    if isinstance(statement, Store) or (isinstance(statement, Accumulate) and statement.node.name[0] != "sum"):
         return False
     for node in own_nodes(kernel, "step", statement):
         if kernel.lane not in node.axes and node.kind in ("load", "const"):
@@ -90,5 +90,3 @@ def _crossing(kernel: Kernel) -> list[Variable]:
 
 def _divisor(extent: int, most: int) -> int:
     return max(d for d in range(1, most + 1) if extent % d == 0)
-
-

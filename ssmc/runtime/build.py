@@ -11,17 +11,29 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ssmc.compiler import Compiled
+from ssmc.compiler import Argument
 from ssmc.errors import ToolchainError
 
 from .dtypes import TORCH_DTYPES
 from .specialise import Specialisation
 
 _data_ptr, _threads = torch.Tensor.data_ptr, torch.get_num_threads
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Machine code: what ``compiler.Compiled`` says of it that a call needs."""
+
+    arguments: tuple[Argument, ...]
+    axes: tuple[str, ...]
+    fixed: Mapping[str, int]
+    library: Path
+    entry: Callable[..., int]
 
 
 @dataclass(frozen=True)
@@ -44,35 +56,35 @@ class Call:
     each call, and the compiled code only reads ``meta``.
     """
 
-    __slots__ = ("buffers", "compiled", "entry", "extents", "makers", "meta", "pack", "spare", "spec")
+    __slots__ = ("buffers", "entry", "extents", "makers", "meta", "pack", "spare", "spec", "variant")
 
     def __init__(
         self,
         spec: Specialisation,
-        compiled: Compiled,
+        variant: Variant,
         sizes: Mapping[str, Any],
         given: Sequence[torch.Tensor],
         out: Sequence[torch.Tensor] = (),
     ) -> None:
         self.spec = spec
-        self.compiled = compiled
-        self.entry = compiled.entry
+        self.variant = variant
+        self.entry = variant.entry
         self.extents = {axis: int(extent) for axis, extent in sizes.items()}
         strides = {place.name: value.stride() for place, value in zip((*spec.inputs, *spec.states), given, strict=True)}
         made = (*spec.outputs, *spec.nexts)
         self.buffers = tuple(self._buffer(place.axes, place.storage) for place in made)
         strides |= {place.name: buffer.strides for place, buffer in zip(made, self.buffers, strict=True)}
         strides |= {place.name: value.stride() for place, value in zip(spec.outputs, out, strict=False)}
-        workspaces = [a for a in compiled.arguments if a.role == "workspace"]
+        workspaces = [a for a in variant.arguments if a.role == "workspace"]
         spare = [self._buffer(a.axes, a.storage) for a in workspaces]
         strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, spare, strict=True)}
         self.makers = tuple(buffer.maker() for buffer in self.buffers)
         self.spare = tuple(buffer.maker() for buffer in spare)
-        numbers = [self.extents[axis] for axis in compiled.axes]
-        for argument in compiled.arguments:
+        numbers = [self.extents[axis] for axis in variant.axes]
+        for argument in variant.arguments:
             numbers += strides[argument.name]
         self.meta = struct.pack(f"{len(numbers)}q", *numbers)
-        self.pack = struct.Struct(f"{len(compiled.arguments)}P").pack
+        self.pack = struct.Struct(f"{len(variant.arguments)}P").pack
 
     def _buffer(self, axes: Sequence[str], storage: str) -> Buffer:
         shape = tuple(self.extents[axis] for axis in axes)
@@ -112,12 +124,12 @@ def extent_in_bytes(value: torch.Tensor) -> tuple[int, int]:
 class Family:
     """The compiled variants for one kind of call."""
 
-    def __init__(self, spec: Specialisation, build: Callable[[Specialisation, dict[str, int]], Compiled]) -> None:
+    def __init__(self, spec: Specialisation, build: Callable[[Specialisation, dict[str, int]], Variant]) -> None:
         self.spec = spec
-        self.built: list[Compiled] = []
+        self.built: list[Variant] = []
         self._build = build
 
-    def compiled(self, sizes: Mapping[str, Any]) -> Compiled:
+    def compiled(self, sizes: Mapping[str, Any]) -> Variant:
         """The variant whose compiled-in extents are these, compiled now if there is none yet."""
         for item in self.built:
             if all(sizes[axis] == extent for axis, extent in item.fixed.items()):

@@ -115,7 +115,7 @@ class Layer:
         """The C text that the latest call ran; UserError before the first call."""
         if self._operator.latest is None:
             raise UserError(f"{self.name} has not been compiled yet", hint="call it once")
-        return self._operator.latest[1].compiled.library.with_name("kernel.c")
+        return self._operator.latest[1].variant.library.with_name("kernel.c")
 
     # ------------------------------------------------------------ calls
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 import keyword
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
-from ssmc.compiler import Compiled
 from ssmc.dsl import InputSignature, LayerSignature
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 
 from .binding import alternative, check_kind, checked_static, shown
-from .build import Call, Family, extent_in_bytes
+from .build import Call, Family, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
-from .specialise import Kind, Place, Specialisation, specialise
+from .specialise import Kind, Place, Specialisation
 
 NAMESPACE = "ssmc"
 DEVICES = ("cpu",)
@@ -40,7 +39,9 @@ class Source(Protocol):
 
     def program(self, kind: Kind) -> Program: ...
 
-    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Compiled: ...
+    def specialisation(self, kind: Kind) -> Specialisation: ...
+
+    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Variant: ...
 
 
 class Operator:
@@ -87,9 +88,7 @@ class Operator:
         found = self.specialisations.get(kind)
         if found is None:
             with self._lock:
-                names = [item.name for item in self.signature.inputs]
-                found = specialise(self.layer, kind, names, _once(lambda: self.source.program(kind)))
-                self.specialisations[kind] = found
+                found = self.specialisations[kind] = self.source.specialisation(kind)
         return found
 
     def arguments(self, spec: Specialisation, values: Sequence[torch.Tensor | None], states: Tensors | None) -> Tensors:
@@ -170,7 +169,7 @@ class Operator:
         """The compiler's arguments are those of the specialisation, in the same order and storage."""
         spec = ready.spec
         mine = [(p.name, p.storage) for p in (*spec.inputs, *spec.states, *spec.outputs, *spec.nexts)]
-        theirs = [(a.name, a.storage) for a in ready.compiled.arguments if a.role != "workspace"]
+        theirs = [(a.name, a.storage) for a in ready.variant.arguments if a.role != "workspace"]
         if mine != theirs:
             raise InternalError(f"{self.layer}: the compiled entry takes {theirs}, expected {mine}; please report this")
 
@@ -293,17 +292,6 @@ def _form(value: torch.Tensor | None) -> Any:
     if value.layout is not torch.strided:
         return value.layout
     return value.shape, value.stride(), value.dtype, value.device
-
-
-def _once(make: Callable[[], Program]) -> Callable[[], Program]:
-    found: list[Program] = []
-
-    def program() -> Program:
-        if not found:
-            found.append(make())
-        return found[0]
-
-    return program
 
 
 def _ascii(name: str) -> str:

@@ -11,13 +11,30 @@ import pytest
 from ssmc.dsl import Choice, check, elaborate, library_names, load_module, module_from_text, read_program, signature
 from ssmc.dsl.check import choices
 from ssmc.errors import UserError
-from ssmc.ir import BOOL, COMPLEX, INT, REAL, Const, Op, Program, Read, Reduce, Size, Where, print_expr, print_program, verify
+from ssmc.ir import (
+    BOOL,
+    COMPLEX,
+    INT,
+    REAL,
+    Const,
+    Op,
+    Program,
+    Read,
+    Reduce,
+    Size,
+    Where,
+    print_expr,
+    print_program,
+    verify,
+)
 from ssmc.ir.interpret import interpret
 
 
 def program(text: str, *, layer: str | None = None, present: set[str] | None = None, **more: Any) -> Program:
     """The verified Program of a text; it reads back equal."""
-    chosen = Choice(more.get("statics", {}), None if present is None else frozenset(present), more.get("signatures", {}))
+    chosen = Choice(
+        more.get("statics", {}), None if present is None else frozenset(present), more.get("signatures", {})
+    )
     module = module_from_text(text)
     assert check(module) == []
     found = elaborate(module, layer, chosen)
@@ -66,7 +83,7 @@ def test_axes_follow_from_the_right_side() -> None:
 def test_axes_of_a_recurrence() -> None:
     found = layer("x[b, t, d], A[d, n], B[b, t, n]", "seq t\nh = exp(A) * h[t-1] + B * x", "h")
     assert found.equation("h").axes == ("b", "t", "d", "n")
-    assert equations(found)["h[b, t, d, n]"] == "exp(A) * h[t - 1] + B * x"
+    assert equations(found)["h[b, t, d, n]"] == "exp(A) * h[t-1] + B * x"
 
 
 def test_recurrent_matrix_has_a_requirement() -> None:
@@ -96,11 +113,11 @@ def test_a_name_in_brackets_alone_introduces_an_axis() -> None:
 
 
 def test_stated_extents() -> None:
-    found = layer("x[b, t]", "seq t\naxis i < 2 * w\ny = sum[i](x[t-i]) + sum[j < w](x[t-j])", statics={"w": 3},
-                  inputs_extra="") if False else program(
+    text = (
         "layer f(x[b, t], *, w: int) -> y[b, t]:\n    seq t\n    axis i < 2 * w\n"
-        "    y = sum[i](x[t-i]) + sum[j < w](x[t-j])\n", statics={"w": 3},
-    )  # fmt: skip
+        "    y = sum[i](x[t-i]) + sum[j < w](x[t-j])\n"
+    )
+    found = program(text, statics={"w": 3})
     assert found.axis("i").extent == Const(6, INT) and found.axis("j").extent == Const(3, INT)
 
 
@@ -109,7 +126,7 @@ def test_stated_extents() -> None:
 
 def test_split_reads_parts_by_division() -> None:
     found = layer("x[b, d], w[g]", "axis d = (g r)\ny = x * w", "y[b, d]")
-    assert equations(found)["y[b, d]"] == "x * w[g=d // #r]"
+    assert equations(found)["y[b, d]"] == "x * w[g = d // #r]"
     assert [print_expr(r.condition) for r in found.requirements] == ["#d % #g == 0"]
     x = np.arange(6.0).reshape(1, 6)
     np.testing.assert_allclose(values(found, x=x, w=[1.0, 10.0]), [[0, 1, 2, 30, 40, 50]])
@@ -117,7 +134,7 @@ def test_split_reads_parts_by_division() -> None:
 
 def test_split_merges() -> None:
     found = layer("x[b, d], w[g]", "axis d = (g r)\ny[b, g, r] = x * w", "y[b, g, r]")
-    assert equations(found)["y[b, g, r]"] == "x[d=g * #r + r] * w"
+    assert equations(found)["y[b, g, r]"] == "x[d = g * #r + r] * w"
 
 
 def test_sum_over_a_part_of_a_split() -> None:
@@ -154,7 +171,7 @@ def test_absent_inputs_leave_no_trace() -> None:
         "    y = s * silu(z) when given(z) else s\n"
     )
     found = program(text, present=set())
-    assert equations(found) == {"h[t]": "h[t - 1] + x", "s[t]": "h", "y[t]": "s"}
+    assert equations(found) == {"h[t]": "h[t-1] + x", "s[t]": "h", "y[t]": "s"}
     assert found.extensions == () and [t.name for t in found.inputs] == ["x"]
     full = program(text)
     assert equations(full)["s[t]"] == "where(m, h, 0) + D * x" and len(full.extensions) == 1
@@ -174,10 +191,7 @@ def test_static_choice() -> None:
 
 
 def test_static_bools_in_conditions_are_decided() -> None:
-    text = (
-        "layer f(x[t], *, causal: bool = true) -> y[t]:\n    seq t\n"
-        "    y = sum[s: s <= t or not causal](x[t=s])\n"
-    )
+    text = "layer f(x[t], *, causal: bool = true) -> y[t]:\n    seq t\n    y = sum[s: s <= t or not causal](x[t=s])\n"
     assert equations(program(text))["y[t]"] == "sum[s: s <= t](x[t=s])"
     assert equations(program(text, statics={"causal": False}))["y[t]"] == "sum[s](x[t=s])"
 
@@ -218,7 +232,7 @@ def test_the_type_of_a_recurrence_climbs() -> None:
 
 def test_indexing_a_value_gives_it_an_equation() -> None:
     found = layer("x[b, t]", "seq t\ny = sigmoid(x)[t-1] + (x * x)[t-2]")
-    assert equations(found) == {"_1[b, t]": "sigmoid(x)", "_2[b, t]": "x * x", "y[b, t]": "_1[t - 1] + _2[t - 2]"}
+    assert equations(found) == {"_1[b, t]": "sigmoid(x)", "_2[b, t]": "x * x", "y[b, t]": "_1[t-1] + _2[t-2]"}
     assert values(found, x=[[0.0, 0.0]])[0].tolist() == [0, 0.5]
 
 
@@ -261,8 +275,8 @@ def test_a_call_is_lifted_and_recurs_through_time() -> None:
         CELL + "layer f(x[b, t, d], a[d]) -> h[b, t, d]:\n    seq t\n    h = cell(x, h[t-1], a)\n", layer="f"
     )
     assert equations(found) == {
-        "cell.h[d, b, t]": "h[t - 1]",
-        "cell.n[d, b, t]": "a * cell.h + x",
+        "cell.h[b, t, d]": "h[t-1]",
+        "cell.n[b, t, d]": "a * cell.h + x",
         "h[b, t, d]": "cell.n",
     }
 
@@ -278,7 +292,7 @@ def test_second_call_gets_a_number_and_axes_a_path() -> None:
 def test_axes_are_renamed() -> None:
     scale = "layer scale(x[t, d], w[d]) -> y[t, d]:\n    y = x * w / sum[d](w)\n\n"
     found = program(scale + "layer f(x[b, t, h], w[h]) -> y[b, t, h]:\n    y = scale(x, w)[d=h]\n", layer="f")
-    assert equations(found)["scale.y[t, h, b]"] == "x * w / sum[h](w)"
+    assert equations(found)["scale.y[b, t, h]"] == "x * w / sum[h](w)"
 
 
 def test_output_axes_match_the_caller_by_name() -> None:
@@ -429,8 +443,18 @@ def test_unknown_layers() -> None:
         elaborate(module_from_text("fn F(x[t]) -> y[t]\n"))
 
 
+def test_a_module_with_syntax_errors_loads_but_is_not_elaborated() -> None:
+    module = module_from_text("layer f(x[t]) -> y[t]:\n    require 1 +\n    y = 2 * x\n")
+    assert len(check(module)) == 1
+    for use in (elaborate, signature):
+        with pytest.raises(UserError, match="ends too early"):
+            use(module)
+
+
 def test_circular_imports_are_fine(tmp_path: Any) -> None:
-    (tmp_path / "a.ssm").write_text("from b import g\n\nlayer f(x[t]) -> y[t]:\n    y = g(x)\n\nlayer h(x[t]) -> y[t]:\n    y = 2 * x\n")
+    (tmp_path / "a.ssm").write_text(
+        "from b import g\n\nlayer f(x[t]) -> y[t]:\n    y = g(x)\n\nlayer h(x[t]) -> y[t]:\n    y = 2 * x\n"
+    )
     (tmp_path / "b.ssm").write_text("from a import h\n\nlayer g(x[t]) -> y[t]:\n    y = h(x) + 1\n")
     module = load_module(tmp_path / "a.ssm")
     assert check(module) == []
@@ -440,7 +464,8 @@ def test_circular_imports_are_fine(tmp_path: Any) -> None:
 def test_printed_read_has_op_shape() -> None:
     found = read_program("layer f(x[t]) -> y[t]:\n    y[t] = x[t - 1] * -(1) + -1\n")
     assert found.equation("y").expr == Op(
-        "add", (Op("mul", (Read("x", (Op("sub", (_t(), Const(1, INT))),)), Op("neg", (Const(1, INT),)))), Const(-1, INT))
+        "add",
+        (Op("mul", (Read("x", (Op("sub", (_t(), Const(1, INT))),)), Op("neg", (Const(1, INT),)))), Const(-1, INT)),
     )
 
 

@@ -30,7 +30,9 @@ def test_any_layout_of_spaces_is_settled(text: str) -> None:
     """Spaces doubled after every token that is followed by one."""
     rows = [row if '"""' in row or "#" in row else row.rstrip() for row in text.split("\n")]
     loose = "\n".join(
-        row[: len(row) - len(row.lstrip())] + row.lstrip().replace(" ", "  ") if '"' not in row and "# " not in row else row
+        row[: len(row) - len(row.lstrip())] + row.lstrip().replace(" ", "  ")
+        if '"' not in row and "# " not in row
+        else row
         for row in rows
     )
     if '"""' not in text:
@@ -75,7 +77,11 @@ def test_headers() -> None:
     assert format_text(short) == (
         "layer f(x[b, t], B: complex [d, n] | [n], D[d] = 0, z[t]?, *, k: enum(a, b) = a) -> y[b, t]:\n    y = x\n"
     )
-    long = "layer f(" + ", ".join(f"input_number_{i}[b, t]" for i in range(9)) + ", *, w: int = 4) -> y[b, t]:\n    y = x\n"
+    long = (
+        "layer f("
+        + ", ".join(f"input_number_{i}[b, t]" for i in range(9))
+        + ", *, w: int = 4) -> y[b, t]:\n    y = x\n"
+    )
     lines = format_text(long).split("\n")
     assert lines[0] == "layer f(" and lines[-4:-2] == ["    *, w: int = 4,", ") -> y[b, t]:"]
     assert max(map(len, lines)) <= 100

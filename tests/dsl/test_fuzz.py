@@ -15,11 +15,12 @@ FUZZ = settings(
 )
 LIBRARY = {name: load_module(name).source.text for name in library_names()}
 ERRORS = [path.read_text() for path in sorted((Path(__file__).parent.parent / "errors").glob("*.ssm"))]
-WORDS = (
+TOKENS = (
     "layer fn import from as seq axis require backward when else and or not given carries true false pi inf "
     "f g x y h z t s d n b sum softmax argsort concat where exp clamp d.y d.x #t #d 0 1 2 0.5 2i real int bool "
-    "complex enum norms ( ) [ ] , : = + - * / // % ^ < <= > >= == != -> ? | \"\"\" ² … #c"
-).split() + ["\n", "\n    ", "\n        ", "\t", "# c\n"]
+    'complex enum norms ( ) [ ] , : = + - * / // % ^ < <= > >= == != -> ? | """ ² … #c'
+)
+WORDS = [*TOKENS.split(), "\n", "\n    ", "\n        ", "\t", "# c\n"]
 
 
 def survives(text: str) -> None:

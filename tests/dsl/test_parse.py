@@ -101,14 +101,17 @@ def test_names_are_normalised_and_may_have_dots() -> None:
 
 
 def test_documentation_is_tidied() -> None:
-    text = '"""File."""\n\nlayer f(x[t]) -> y[t]:\n    """First.\n\n      More,\n    and less.\n    """\n    y = 2 * x\n'
+    text = (
+        '"""File."""\n\nlayer f(x[t]) -> y[t]:\n    """First.\n\n      More,\n    and less.\n    """\n    y = 2 * x\n'
+    )
     file = parsed(text)
     assert file.doc == "File."
     assert file.definitions[0].doc == "First.\n\n  More,\nand less."
 
 
 def test_lines_inside_brackets_and_comments() -> None:
-    text = "layer f(  # the first\n    x[t],\n\n    w[t],  # and the last\n) -> y[t]:\n    # a comment\n\n    y = (\n  x\n+ w)\n"
+    header = "layer f(  # the first\n    x[t],\n\n    w[t],  # and the last\n) -> y[t]:\n"
+    text = header + "    # a comment\n\n    y = (\n  x\n+ w)\n"
     assert len(parsed(text).definitions[0].inputs) == 2
     assert [c.text for c in tokenize(text).comments] == ["# the first", "# and the last", "# a comment"]
 

@@ -50,7 +50,9 @@ def test_a_program_reads_like_a_paper() -> None:
         doc="Two lines\nof text.",
     )
     verify(given)
-    assert print_program(given) == '''\
+    assert (
+        print_program(given)
+        == '''\
 layer test(x[b, t, d], w[d, j], h0[b, d], code[b, t]: int, z[m]: complex) -> y[b, t, d], n[]: int:
     """Two lines
     of text."""
@@ -64,6 +66,7 @@ layer test(x[b, t, d], w[d, j], h0[b, d], code[b, t]: int, z[m]: complex) -> y[b
     y[b, t, d] = where(code > 0, h[d=code], -h)
     n[]: int = #t * 2
 '''
+    )
     assert read_program(print_program(given)) == given
 
 

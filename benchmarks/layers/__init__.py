@@ -1,0 +1,1 @@
+"""One module per table of layers; each has ``cases(quick)``."""

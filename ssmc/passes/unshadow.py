@@ -1,0 +1,35 @@
+"""Program → Program: a fold over a sequence axis binds an axis of its own.
+
+    y = x / sum[t](x)   =   y = x / sum[t.all](x[t=t.all]),  #t.all = #t
+
+Afterwards the index of a sequence axis is the present step wherever it occurs, which is what loops over
+time assume. A softmax keeps its axis and is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ssmc.ir import REDUCTIONS, Axis, Expr, Index, Program, Reduce, Size, rewrite, substitute
+
+
+def unshadow(program: Program) -> Program:
+    """The Program with such folds renamed; unchanged where there are none."""
+    used: set[str] = set()
+
+    def rule(node: Expr) -> Expr | None:
+        if not isinstance(node, Reduce) or REDUCTIONS[node.kind].keeps_axis:
+            return None
+        bound = [a for a in node.axes if a in program.sequence_axes]
+        if not bound:
+            return None
+        used.update(bound)
+        names = {a: f"{a}.all" for a in bound}
+        moved: dict[str, Expr] = {a: Index(n) for a, n in names.items()}
+        condition = None if node.condition is None else substitute(node.condition, moved)
+        axes = tuple(names.get(a, a) for a in node.axes)
+        return replace(node, axes=axes, condition=condition, body=substitute(node.body, moved))
+
+    equations = tuple(replace(e, expr=rewrite(e.expr, rule)) for e in program.equations)
+    axes = tuple(Axis(f"{a}.all", Size(a)) for a in program.sequence_axes if a in used)
+    return replace(program, equations=equations, axes=(*program.axes, *axes)) if axes else program

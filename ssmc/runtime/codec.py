@@ -1,0 +1,97 @@
+"""Signatures, specialisations and variants as JSON, so that a later process need not derive them again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssmc.dsl import InputSignature, LayerSignature, OutputSignature, StaticSignature
+from ssmc.errors import InternalError
+from ssmc.ir import Const, DType, Expr, Op, Size, Where
+
+from .specialise import Place, Specialisation
+
+
+def signature_to_json(layer: LayerSignature) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "doc": layer.doc,
+        "inputs": [
+            [i.name, i.alternatives, i.dtype.value, i.optional, _number_to_json(i.default)] for i in layer.inputs
+        ],
+        "statics": [[s.name, s.kind, s.default, s.choices] for s in layer.statics],
+        "outputs": [[o.name, o.axes, o.dtype.value] for o in layer.outputs],
+    }
+
+
+def signature_from_json(made: dict[str, Any]) -> LayerSignature:
+    return LayerSignature(
+        made["name"],
+        tuple(
+            InputSignature(name, tuple(map(tuple, axes)), DType(dtype), optional, _number_from_json(default))
+            for name, axes, dtype, optional, default in made["inputs"]
+        ),
+        tuple(StaticSignature(name, kind, default, tuple(c)) for name, kind, default, c in made["statics"]),
+        tuple(OutputSignature(n, None if axes is None else tuple(axes), DType(t)) for n, axes, t in made["outputs"]),
+        made["doc"],
+    )
+
+
+def specialisation_to_json(spec: Specialisation) -> dict[str, Any]:
+    return {
+        **{
+            group: [[p.name, p.shown, p.axes, p.storage, p.number] for p in getattr(spec, group)]
+            for group in ("inputs", "states", "outputs", "nexts")
+        },
+        "layer": spec.layer,
+        "stated": [[axis, expr_to_json(expr)] for axis, expr in spec.stated],
+        "requirements": [expr_to_json(expr) for expr in spec.requirements],
+    }
+
+
+def specialisation_from_json(made: dict[str, Any], program: Any) -> Specialisation:
+    groups = {
+        group: tuple(
+            Place(name, shown, tuple(axes), storage, number) for name, shown, axes, storage, number in made[group]
+        )
+        for group in ("inputs", "states", "outputs", "nexts")
+    }
+    stated = tuple((axis, expr_from_json(expr)) for axis, expr in made["stated"])
+    requirements = tuple(expr_from_json(expr) for expr in made["requirements"])
+    return Specialisation(made["layer"], **groups, stated=stated, requirements=requirements, program=program)
+
+
+def expr_to_json(expr: Expr) -> list[Any]:
+    """An expression over extents."""
+    match expr:
+        case Const(value=value, dtype=dtype):
+            return ["const", _number_to_json(value), dtype.value]
+        case Size(axis=axis):
+            return ["size", axis]
+        case Op(op=op, args=args):
+            return ["op", op, *map(expr_to_json, args)]
+        case Where(condition=c, then=a, otherwise=b):
+            return ["where", *map(expr_to_json, (c, a, b))]
+    raise InternalError(f"not an expression over extents: {expr!r}")
+
+
+def expr_from_json(made: list[Any]) -> Expr:
+    match made:
+        case ["const", value, dtype]:
+            found = _number_from_json(value)
+            assert found is not None
+            return Const(found, DType(dtype))
+        case ["size", axis]:
+            return Size(axis)
+        case ["op", op, *args]:
+            return Op(op, tuple(map(expr_from_json, args)))
+        case ["where", c, a, b]:
+            return Where(expr_from_json(c), expr_from_json(a), expr_from_json(b))
+    raise InternalError(f"not an expression over extents: {made!r}")
+
+
+def _number_to_json(value: Any) -> Any:
+    return {"complex": [value.real, value.imag]} if isinstance(value, complex) else value
+
+
+def _number_from_json(made: Any) -> Any:
+    return complex(*made["complex"]) if isinstance(made, dict) else made

@@ -1,0 +1,164 @@
+"""A layer's source behind a first cache: what was derived once is read back, not derived again.
+
+A warm start reads four small entries: the signature of the layer, what a call of this kind takes and gives,
+which extents are compiled in, and the library itself. It neither parses nor plans. Every key holds the
+texts of the layer and the state of the compiler's own files; those of machine code also hold the C
+compiler and the processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ssmc
+from ssmc.backends import Cache, toolchain
+from ssmc.compiler import Argument, Compiled, compile_program, load_entry
+from ssmc.dsl import Choice, LayerSignature, Module, elaborate, signature
+from ssmc.ir import Program
+from ssmc.passes import step
+
+from .build import Variant
+from .codec import signature_from_json, signature_to_json, specialisation_from_json, specialisation_to_json
+from .specialise import Kind, Specialisation, specialise
+
+DESCRIPTION = "description.json"
+TARGET = "c"
+
+
+class StoredSource:
+    """A layer of a module; see ``operator.Source``.
+
+    Args:
+        texts: (name, text) of the module and of all that it imports.
+        layer: the layer, or None for the main one.
+        read: reads and parses the module; called only when something was never derived before.
+    """
+
+    def __init__(self, texts: list[tuple[str, str]], layer: str | None, read: Callable[[], Module]) -> None:
+        self._read = functools.cache(read)
+        self._asked = layer
+        self._cache = cache_of(str(Cache().root))
+        self._key = hashlib.sha256(json.dumps([texts, layer]).encode("utf-8", "surrogatepass")).hexdigest()
+        self._latest: tuple[Any, Compiled] | None = None
+        self.signature: LayerSignature = signature_from_json(self._derived("signature", {}, self._signature))
+        content = json.dumps([texts, self.signature.name])
+        self.digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def module(self) -> Module:
+        return self._read()
+
+    def _derived(self, what: str, about: Mapping[str, str], make: Callable[[], Any]) -> Any:
+        """``make()``, from the cache if it was made before."""
+
+        def write(folder: Path) -> None:
+            (folder / DESCRIPTION).write_text(json.dumps(make()), encoding="utf-8")
+
+        key = {"what": what, "layer": self._key, "compiler": fingerprint(), **about}
+        return json.loads((self._cache.get(key, write) / DESCRIPTION).read_bytes())
+
+    def _signature(self) -> dict[str, Any]:
+        return signature_to_json(signature(self.module, self._asked))
+
+    # ------------------------------------------------------------ Programs
+
+    def program(self, kind: Kind) -> Program:
+        """The Program for a kind of call."""
+        made = elaborate(self.module, self.signature.name, self._choice(kind))
+        return step(made, kind.takes, kind.gives) if kind.takes or kind.gives else made
+
+    def _choice(self, kind: Kind) -> Choice:
+        given = {item.name: axes[0] for item, axes in zip(self.signature.inputs, kind.inputs, strict=True) if axes}
+        several = {item.name for item in self.signature.inputs if len(item.alternatives) > 1}
+        return Choice(
+            {item.name: value for item, value in zip(self.signature.statics, kind.statics, strict=True)},
+            frozenset(given),
+            {name: axes for name, axes in given.items() if name in several},
+        )
+
+    def specialisation(self, kind: Kind) -> Specialisation:
+        """What a call of that kind takes and gives."""
+        program = functools.cache(lambda: self.program(kind))
+        names = [item.name for item in self.signature.inputs]
+
+        def make() -> dict[str, Any]:
+            return specialisation_to_json(specialise(self.signature.name, kind, names, program))
+
+        return specialisation_from_json(self._derived("call", {"kind": json.dumps(asdict(kind))}, make), program)
+
+    # ------------------------------------------------------------ machine code
+
+    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Variant:
+        """The variant for these sizes, of which the inner ones are compiled in."""
+        about = {"kind": json.dumps(asdict(kind)), "target": TARGET}
+        fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes).fixed))
+        about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed})
+        machine = {"what": "variant", "layer": self._key, "compiler": fingerprint(), **toolchain.find().key_parts()}
+
+        def write(folder: Path) -> None:
+            made = self._compiled(spec, kind, sizes)
+            for file in ("kernel.c", made.library.name):
+                _link(made.library.with_name(file), folder / file)
+            (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made)), encoding="utf-8")
+
+        folder = self._cache.get({**machine, **about}, write)
+        return _variant_from_json(json.loads((folder / DESCRIPTION).read_bytes()), folder)
+
+    def _compiled(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Compiled:
+        """Compiled now; asked for twice in a cold start, so the last one is kept."""
+        key = (kind, tuple(sizes.items()))
+        if self._latest is None or self._latest[0] != key:
+            made = compile_program(spec.program(), TARGET, spec.storage, sizes, cache=self._cache)
+            self._latest = key, made
+        return self._latest[1]
+
+
+def _variant_to_json(made: Compiled) -> dict[str, Any]:
+    return {
+        "arguments": [[a.name, a.axes, a.storage, a.role] for a in made.arguments],
+        "axes": made.axes,
+        "fixed": dict(made.fixed),
+        "symbol": made.symbol,
+        "library": made.library.name,
+    }
+
+
+def _variant_from_json(made: dict[str, Any], folder: Path) -> Variant:
+    library = folder / made["library"]
+    arguments = tuple(Argument(name, tuple(axes), storage, role) for name, axes, storage, role in made["arguments"])
+    return Variant(arguments, tuple(made["axes"]), made["fixed"], library, load_entry(library, made["symbol"]))
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+@functools.cache
+def cache_of(root: str) -> Cache:
+    """One cache per folder, so that what is known about it is known to every layer."""
+    return Cache(root)
+
+
+@functools.cache
+def fingerprint() -> str:
+    """The state of the compiler's own files: other code may derive other things from the same text."""
+    root = Path(ssmc.__file__).parent
+    found = [ssmc.__version__]
+    for folder in (root, *(root / name for name in ("ir", "analysis", "passes", "dsl", "backends", "runtime"))):
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.is_file() and not entry.name.endswith((".ssm", ".pyc")):
+                    about = entry.stat()
+                    found.append(f"{folder.name}/{entry.name} {about.st_size} {about.st_mtime_ns}")
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
