@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ssmc.ir import REDUCTIONS
 
 from .flat import Build, Flat, Splitting
-from .tree import Access, Ax, Fold, Join, Lit, Outside, Place, Tree, Whole, below, mentioned
+from .tree import Access, Ax, Fold, Join, Lit, Outside, Place, Tree, Whole, below, mentioned, walk
 
 Scopes = tuple[frozenset[str], ...]  # the axes bound by reductions around, outermost first
 
@@ -43,21 +44,27 @@ class Inference:
         return stated if self.found[flat.name] == set(stated) else self.build.axes.ordered(self.found[flat.name])
 
     def _settle(self) -> None:
-        flats = [f for f in self.build.flats.values() if f.like is None]
-        changed = True
-        while changed:
-            changed = False
-            for flat in flats:
-                if flat.axes is not None and flat.own is None:
-                    continue
-                demand = set(self._demand(flat.tree, ()))
-                stated = frozenset(flat.axes or ())
-                if flat.axes is not None:  # inlined: only what its arguments add
-                    demand -= flat.own or frozenset()
-                new = self.merged(self.found[flat.name] | demand, stated)
-                if new != self.found[flat.name]:
-                    self.found[flat.name] = new
-                    changed = True
+        """Go over the equations, and again over the readers of those that changed."""
+        readers: dict[str, list[Flat]] = {}
+        open_flats = [
+            f for f in self.build.flats.values() if f.like is None and not (f.axes is not None and f.own is None)
+        ]
+        for flat in open_flats:
+            for node in walk(flat.tree):
+                if isinstance(node, Access):
+                    readers.setdefault(node.tensor, []).append(flat)
+        waiting = deque(open_flats)
+        while waiting:
+            flat = waiting.popleft()
+            demand = set(self._demand(flat.tree, ()))
+            stated = frozenset(flat.axes or ())
+            if flat.axes is not None:  # inlined: only what its arguments add
+                demand -= flat.own or frozenset()
+            new = self.merged(self.found[flat.name] | demand, stated)
+            if new != self.found[flat.name]:
+                self.found[flat.name] = new
+                waiting.extend(readers.get(flat.name, ()))
+                waiting.extend(readers.get(f"d.{flat.name}", ()))
         for flat in self.build.flats.values():
             if flat.like is not None:
                 self.found[flat.name] = self.tensor_axes(flat.like)

@@ -113,11 +113,12 @@ class Calls:
             return None
         return self._outside(self._callee(call), call, resolver, renames)
 
-    def must_wait(self, statement: ast.Equation, undone: set[str]) -> bool:
-        """Whether a call needs the rank of arguments that depend on equations not read yet."""
+    def names_before(self, expr: ast.Expr) -> set[str]:
+        """The names in an expression whose axes must be known before it is read, as it has a call
+        that chooses among signatures."""
         names: set[str] = set()
         chooses = False
-        stack = [statement.expr]
+        stack = [expr]
         while stack:
             node = stack.pop()
             stack.extend(ast.parts(node))
@@ -126,7 +127,7 @@ class Calls:
             if isinstance(node, ast.Call) and isinstance(node.function, ast.Name):
                 found = self.frame.module.find(node.function.text)
                 chooses |= found is not None and any(len(p.signatures or ()) > 1 for p in found[1].inputs)
-        return chooses and bool(names & undone)
+        return names if chooses else set()
 
     # ------------------------------------------------------------ the callee
 

@@ -33,7 +33,8 @@ def check(module: Module) -> list[Diagnostic]:
         for diagnostic in found.problems.sorted():
             problems.take(diagnostic)
     for definition in module.definitions.values():
-        _check_definition(module, definition, problems)
+        if not problems.overflow:
+            _check_definition(module, definition, problems)
     own = [d for d in problems.sorted() if d.span is None or d.span.source.name == module.source.name]
     others = [d for d in problems.sorted() if d not in own]
     return (own + others)[:LIMIT]
@@ -79,16 +80,15 @@ def _all_choices(header: LayerSignature, statics: dict[str, StaticValue]) -> Ite
 
 def _statics(module: Module, definition: ast.Definition, header: LayerSignature) -> dict[str, StaticValue]:
     """Values for the static parameters: defaults, else plausible ones that meet the requirements."""
-    first: dict[str, StaticValue] = {}
+    first = {static.name: _plausible(static) for static in header.statics}
+    if all(static.default is not None or static.kind != "int" for static in header.statics):
+        return first
     for number in _INTS:
         statics = {static.name: _plausible(static, number) for static in header.statics}
-        first = first or statics
         problems = Problems()
         attempt(module, definition, Choice(statics), problems)
         if not any("requirement is not met" in d.message for d in problems.found.values()):
             return statics
-        if all(s.default is not None or s.kind != "int" for s in header.statics):
-            break
     return first
 
 

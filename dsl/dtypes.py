@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from ssmc.ir import (
@@ -28,6 +29,7 @@ from ssmc.ir import (
     reduced_type,
     result_type,
     type_of,
+    walk,
 )
 
 from .problems import Abandon, Problems
@@ -44,16 +46,20 @@ def infer_types(
 ) -> None:
     """Set the types of ``tensors`` that are not ``stated`` to the least ones that hold their values;
     equations refer to each other through time, so this climbs from bool until nothing changes."""
-    open_names = [name for name in exprs if name not in stated]
-    changed = True
-    while changed:
-        changed = False
-        for name in open_names:
-            old = tensors[name]
-            found = type_of(exprs[name], tensors, dict(functions))
-            if found.rank > old.dtype.rank:
-                tensors[name] = Tensor(old.name, old.axes, found, old.span)
-                changed = True
+    readers: dict[str, list[str]] = {}
+    waiting = deque(name for name in exprs if name not in stated)
+    for name in waiting:
+        for node in walk(exprs[name]):
+            if isinstance(node, Read):
+                readers.setdefault(node.tensor, []).append(name)
+    known = dict(functions)
+    while waiting:
+        name = waiting.popleft()
+        old = tensors[name]
+        found = type_of(exprs[name], tensors, known)
+        if found.rank > old.dtype.rank:
+            tensors[name] = Tensor(old.name, old.axes, found, old.span)
+            waiting.extend(readers.get(name, ()))
 
 
 class TypeCheck:

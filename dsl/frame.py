@@ -19,7 +19,7 @@ from .signature import TYPES, LayerSignature
 from .statics import Facts
 from .tree import Access, Lit, Tree
 
-_MOST = 20_000  # equations of one Program
+_MOST = 4000  # equations of one Program
 
 
 class Frame:
@@ -50,6 +50,7 @@ class Frame:
         self.axes: dict[str, str] = {}
         self.block_tensors: dict[str, str] = {}
         self.failed: set[str] = set()
+        self.defined: set[str] = set()  # by an equation, and of these the ones that are read
         self.done: set[str] = set()
         self.calls = Calls(self)
 
@@ -149,7 +150,7 @@ class Frame:
         while waiting:
             left = []
             for index, statement in waiting:
-                if self.calls.must_wait(statement, self._undone(waiting, statement)):
+                if self._must_wait(statement):
                     left.append((index, statement))
                 else:
                     self._equation(statement, (*self.key, index))
@@ -162,9 +163,11 @@ class Frame:
                 self._guarded(self._backward, block, (*self.key, index))
         self._check_outputs()
 
-    def _undone(self, waiting: list[tuple[int, ast.Equation]], statement: ast.Equation) -> set[str]:
-        names = {t.name.text for _, s in waiting if s is not statement for t in s.targets}
-        return names - self.done
+    def _must_wait(self, statement: ast.Equation) -> bool:
+        """Whether a call in it needs the rank of arguments that depend on equations not read yet."""
+        own = {target.name.text for target in statement.targets}
+        needs = self.calls.names_before(statement.expr) - own
+        return any(name in self.defined and name not in self.done for name in needs)
 
     def _guarded(self, action: Callable[..., object], *arguments: object) -> None:
         with suppress(Abandon):
@@ -186,6 +189,7 @@ class Frame:
                     continue
                 seen[name] = f"an equation on line {names[name].span.line}"
                 self.tensors[name] = self.flat(name)
+                self.defined.add(name)
         for statement in ast.flatten(body):
             if isinstance(statement, ast.Broken) and statement.name:
                 self.failed.add(statement.name)
@@ -223,6 +227,7 @@ class Frame:
         try:
             if len(self.build.flats) > _MOST:
                 hint = "calls are inlined; call fewer layers"
+                self.build.problems.overflow = True
                 raise self.build.problems.abandon(
                     f"this layer has more than {_MOST} equations", statement.span, hint=hint
                 )

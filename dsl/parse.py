@@ -72,6 +72,8 @@ class _Reader:
                 self._feed(token)
             except (Unexpected, TooDeep, BadLiteral) as error:
                 self._report(error, token, at)
+                if len(self.diagnostics) >= LIMIT:
+                    return Parsed(ast.File("", (), (), ()), tuple(self.diagnostics))
                 at = self._recover(saved, start, at)
                 fresh = True
                 continue
@@ -98,8 +100,6 @@ class _Reader:
     # ------------------------------------------------------------ errors
 
     def _report(self, error: Exception, token: Token, at: int) -> None:
-        if len(self.diagnostics) >= LIMIT:
-            return
         if isinstance(error, TooDeep):
             self.diagnostics.append(too_deep(error.span))
         elif isinstance(error, BadLiteral):

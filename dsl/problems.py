@@ -18,6 +18,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, int], Diagnostic] = {}
+        self.overflow = False  # some layer is too large to be read on
         self.circles: set[frozenset[tuple[str, str]]] = set()  # of calls, reported once each
 
     def add(self, message: str, span: Span | None, expected: str = "", hint: str = "") -> None:

@@ -64,7 +64,7 @@ def rg_lru(x: Any, r: Any, i: Any, c_log2e: Any, h: Any, threads: int = 2) -> No
     build("rg_lru").rg_lru(threads, length, channels, *_pointers(x, r, i, c_log2e, h))
 
 
-def diagonal_ssm(u: Any, params: Any, y: Any, threads: int = 2) -> None:
+def diagonal_ssm(u: Any, params: Any, y: Any, threads: int = 2, blocked: bool = False) -> None:
     """The diagonal complex SSM with 32 complex states.
 
     Args:
@@ -72,9 +72,12 @@ def diagonal_ssm(u: Any, params: Any, y: Any, threads: int = 2) -> None:
         params: (channels / 16, 32, 4, 16), from ``pack_diagonal``.
         y: the result, like u.
         threads: how many.
+        blocked: take four steps at once, which is another algorithm with fewer operations.
     """
     length, channels = u.shape
-    build("diagonal_ssm").diagonal_ssm(threads, length, channels, *_pointers(u, params, y))
+    library = build("diagonal_ssm")
+    entry = library.diagonal_ssm_blocked if blocked else library.diagonal_ssm
+    entry(threads, length, channels, *_pointers(u, params, y))
 
 
 def pack_diagonal(a: Any, c: Any) -> Any:

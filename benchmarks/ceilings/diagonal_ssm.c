@@ -1,14 +1,21 @@
-/* Diagonal complex SSM as a recurrence, one real output of 32 complex states:
+/* Diagonal complex SSM, one real output of 32 complex states:
 
        h = a h + u    y = sum of cr re(h) - ci im(h)
 
-   A few states at a time stay in registers over a tile of time; their part of y is added up in L1. */
+   `diagonal_ssm` is this recurrence, six multiply-adds per state and step: a few states at a time stay in
+   registers over a tile of time, and their part of y is added up in L1. Fewer than four states would wait for
+   their own last step.
+
+   `diagonal_ssm_blocked` takes four steps at once, four and a half multiply-adds per state and step:
+
+       h[t+3] = a^4 h[t-1] + a^3 u[t] + a^2 u[t+1] + a u[t+2] + u[t+3]
+       y[t+j] = re'(c a^(j+1) h[t-1]) + sum over i <= j of re'(sum of c a^(j-i)) u[t+i]
+
+   with re'(c h) the output of one state; the last sum does not depend on states. */
 #include "vec.h"
 
 #define STATES 32
-#ifndef HELD
 #define HELD 4                  /* complex states in registers */
-#endif
 #define STEPS 256               /* steps per tile */
 
 static void tile(ptrdiff_t d, const float *u, const float *par, float *RESTRICT state, float *RESTRICT y)
@@ -53,6 +60,103 @@ EXPORT void diagonal_ssm(int threads, int l, int d, const float *u, const float 
         for (int t = 0; t < l; t += STEPS) {
             tile(d, u + (size_t)t * d + j, par, state, sums);
             for (int i = 0; i < STEPS; i++) store(y + (size_t)(t + i) * d + j, load(sums + i * W));
+        }
+    }
+}
+
+#define STEP 4                  /* steps at once */
+#define PAIR (2 * STEP)         /* two such blocks share each coefficient */
+#define COEFFICIENTS (4 * STEP) /* vectors per state: a^4, a, a^2, a^3, c a, c a^2, c a^3, c a^4 */
+
+typedef struct {
+    float coefficients[STATES * COEFFICIENTS * W] __attribute__((aligned(64)));
+    float taps[STEP * W] __attribute__((aligned(64)));
+    float state[STATES * 2 * W] __attribute__((aligned(64)));
+} Blocked;
+
+/* Powers in double: a^4 rounded once, not four times. */
+static void prepare(const float *params, Blocked *to)
+{
+    static const int place[STEP + 1] = {0, 1, 2, 3, 0};
+    memset(to, 0, sizeof *to);
+    for (int k = 0; k < STATES; k++)
+        for (int v = 0; v < W; v++) {
+            const float *p = params + k * 64 + v;
+            float *q = to->coefficients + k * COEFFICIENTS * W + v;
+            double ar = p[0], ai = p[16], cr = p[32], ci = p[48], pr = 1, pi = 0;
+            for (int j = 0; j <= STEP; j++) {
+                double gr = cr * pr - ci * pi, gi = cr * pi + ci * pr, next = pr * ar - pi * ai;
+                if (j < STEP) to->taps[j * W + v] += (float)gr;
+                if (j > 0) {
+                    q[2 * place[j] * W] = (float)pr, q[(2 * place[j] + 1) * W] = (float)pi;
+                    q[2 * (STEP + j - 1) * W] = (float)gr, q[(2 * (STEP + j - 1) + 1) * W] = (float)gi;
+                }
+                pi = pr * ai + pi * ar, pr = next;
+            }
+        }
+}
+
+/* Keeps a value in a register: the compiler would read it from memory at each use, and reads are what limits. */
+#if W > 4
+#define HOLD(x) __asm__("" : "+v"(x))
+#else
+#define HOLD(x) (void)0
+#endif
+
+/* Eight steps: f is the state after four of them, l after all. */
+static void pair(ptrdiff_t d, const float *x, Blocked *b, float *y)
+{
+    float u[PAIR * W] __attribute__((aligned(64))), direct[PAIR * W] __attribute__((aligned(64)));
+    vf sum[PAIR];
+    for (int i = 0; i < PAIR; i++) {
+        store(u + i * W, load(x + i * d));
+        vf s = load(b->taps) * load(u + i * W);
+        for (int j = 1; j <= i % STEP; j++) s = madd(load(b->taps + j * W), load(u + (i - j) * W), s);
+        store(direct + i * W, s);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < PAIR; i++) sum[i] = load(direct + i * W);
+    for (int k = 0; k < STATES; k++) {
+        const float *q = b->coefficients + k * COEFFICIENTS * W;
+        float *h = b->state + k * 2 * W;
+#define K(i) load(q + (i) * W)
+        vf fr = load(u + 3 * W), lr = load(u + 7 * W), fi = splat(0.0f), li = fi;
+#pragma GCC unroll 4
+        for (int i = 0; i < STEP - 1; i++) {
+            vf ar = K(6 - 2 * i), ai = K(7 - 2 * i);
+            HOLD(ar), HOLD(ai);
+            fr = madd(ar, load(u + i * W), fr), fi = i ? madd(ai, load(u + i * W), fi) : ai * load(u + i * W);
+            lr = madd(ar, load(u + (STEP + i) * W), lr);
+            li = i ? madd(ai, load(u + (STEP + i) * W), li) : ai * load(u + (STEP + i) * W);
+        }
+        vf ar = K(0), ai = K(1), re = load(h), im = load(h + W);
+        HOLD(re), HOLD(im), HOLD(ar), HOLD(ai);
+        fr = nmadd(ai, im, madd(ar, re, fr)), fi = madd(ai, re, madd(ar, im, fi));
+        lr = nmadd(ai, fi, madd(ar, fr, lr)), li = madd(ai, fr, madd(ar, fi, li));
+        store(h, lr), store(h + W, li);
+#pragma GCC unroll 4
+        for (int j = 0; j < STEP; j++) {
+            vf cr = K(2 * (STEP + j)), ci = K(2 * (STEP + j) + 1);
+            HOLD(cr), HOLD(ci);
+            sum[j] = nmadd(ci, im, madd(cr, re, sum[j]));
+            sum[STEP + j] = nmadd(ci, fi, madd(cr, fr, sum[STEP + j]));
+        }
+#undef K
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < PAIR; i++) store(y + i * d, sum[i]);
+}
+
+/* As diagonal_ssm; l is a multiple of 8. */
+EXPORT void diagonal_ssm_blocked(int threads, int l, int d, const float *u, const float *params, float *y)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int j = 0; j < d; j += W) {
+        Blocked b;
+        prepare(params + (size_t)(j / 16) * STATES * 4 * 16 + j % 16, &b);
+        for (ptrdiff_t t = 0; t < l; t += PAIR) {
+            for (int i = 0; i < PAIR; i++) __builtin_prefetch(u + (t + PAIR + i < l ? t + PAIR + i : t) * d + j);
+            pair(d, u + t * d + j, &b, y + t * d + j);
         }
     }
 }

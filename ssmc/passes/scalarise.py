@@ -201,6 +201,8 @@ class Scalariser:
     def _operation(self, expr: Op) -> Value:
         if expr.op == "mul":
             return self._product(expr)
+        if expr.op == "exp" and (power := self._scaled(expr.args[0])) is not None:
+            return self.graph.op("exp2", power)
         args = [self.build(a) for a in expr.args]
         if any(isinstance(a, tuple) for a in args):
             from .complex_parts import complex_operation
@@ -208,6 +210,20 @@ class Scalariser:
             return complex_operation(self, expr.op, args)
         nodes = [a for a in args if isinstance(a, Node)]
         return self.plain(expr.op, nodes)
+
+    def _scaled(self, exponent: Expr) -> Node | None:
+        """exponent / log 2, when a factor of it does not change along time: that factor takes the
+        constant up before time starts, and 2 to the x costs less than e to the x."""
+        if self.kernel.time is None or not isinstance(exponent, Op) or exponent.op != "mul":
+            return None
+        values = [self.build(f) for f in _factors(exponent)]
+        if any(isinstance(v, tuple) for v in values):
+            return None
+        if not any(v.kind != "const" and self.kernel.time not in v.axes for v in values if isinstance(v, Node)):
+            return None
+        scaled = self._product(Op("mul", (Const(math.log2(math.e), REAL), exponent)))
+        assert isinstance(scaled, Node)
+        return scaled
 
     def plain(self, op: str, args: list[Node]) -> Value:
         """An operation on values none of which is complex."""
@@ -254,15 +270,7 @@ class Scalariser:
 
     def _product(self, expr: Op) -> Value:
         """A flattened product; real factors first, those of the fewest loops before the others."""
-        factors: list[Expr] = []
-        stack: list[Expr] = [expr]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, Op) and item.op == "mul":
-                stack += [item.args[1], item.args[0]]
-            else:
-                factors.append(item)
-        values = [self.build(f) for f in factors]
+        values = [self.build(f) for f in _factors(expr)]
         plain = [v for v in values if isinstance(v, Node)]
         pairs = [v for v in values if isinstance(v, tuple)]
         type = max((v.type for v in plain), key=lambda t: t.rank, default=INT)
@@ -366,6 +374,19 @@ def _neutral(g: Graph, kind: str, type: DType) -> Node:
 def _chain(g: Graph, base: Node, power: int) -> Node:
     square = g.op("mul", base, base)
     return {1: base, 2: square, 3: g.op("mul", square, base), 4: g.op("mul", square, square)}[power]
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    """The factors of a product of products, in order."""
+    found: list[Expr] = []
+    stack = [expr]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Op) and item.op == "mul":
+            stack += [item.args[1], item.args[0]]
+        else:
+            found.append(item)
+    return found
 
 
 def _half(node: Node) -> Node | None:
