@@ -7,15 +7,18 @@ mathematics that emitted C brings along.
 from . import toolchain
 from .base import TARGETS, Target, target_named
 from .cache import Cache
-from .storage import ALLOWED, default_storage, output_storage, state_storage
+from .c_math import prelude
+from .storage import ALLOWED, BYTES, default_storage, output_storage, state_storage
 
 __all__ = [
     "ALLOWED",
+    "BYTES",
     "TARGETS",
     "Cache",
     "Target",
     "default_storage",
     "output_storage",
+    "prelude",
     "state_storage",
     "target_named",
     "toolchain",

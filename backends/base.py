@@ -14,10 +14,12 @@ from .storage import compute_type
 
 @dataclass(frozen=True)
 class Target:
-    """A name, the number of lanes it works on for given storages, and its emitter."""
+    """A name; for given storages the number of lanes it works on and the operations it has on whole
+    vectors; and its emitter."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
+    vector_operations: Callable[[Iterable[str]], frozenset[str]]
     emit: Callable[[Loops, Mapping[str, str], Iterable[str], Iterable[str]], tuple[str, str]]
 
 
@@ -26,7 +28,7 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
     return 8 if compute_type(storage) == "f64" else 16
 
 
-TARGETS: Mapping[str, Target] = {"c": Target("c", _cpu_lanes, c.emit)}
+TARGETS: Mapping[str, Target] = {"c": Target("c", _cpu_lanes, c.vector_operations, c.emit)}
 
 
 def target_named(name: str) -> Target:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 
 from ssmc.ir import BOOL, INT, REAL, DType
 from ssmc.ir.loops import (
@@ -30,28 +31,28 @@ from ssmc.ir.scalar import Node, walk_nodes
 
 from .c_expr import Expressions
 from .c_math import prelude
-from .storage import C_TYPES, compute_type
+from .storage import BYTES, C_TYPES, compute_type
 from .writer import Names, Writer
 
 _SMALL_WORK = 32768
 _TIME_BLOCK = 256
+_AHEAD = 16
 _LEAST_LANES = 16
 _ENOUGH_BLOCKS = 8
 _STACK_BYTES = 256 * 1024
 
-# Whole vectors of the machine, for loops whose carried values must stay in registers.
-_VECTORS = """
-#if defined(__AVX512F__)
-#define SSMC_VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define SSMC_VECTOR_BYTES 32
-#else
-#define SSMC_VECTOR_BYTES 16
-#endif
-#define SSMC_VECTOR_LANES (SSMC_VECTOR_BYTES / (int64_t)sizeof(REAL))
-typedef REAL ssmc_vector __attribute__((vector_size(SSMC_VECTOR_BYTES), may_alias));
-#define SSMC_VECTOR(row) (*(ssmc_vector *)&(row)[o])
-"""
+def vector_operations(storage: Iterable[str]) -> frozenset[str]:
+    """Operations that can be written on whole vectors when values of these storages are computed with."""
+    plain = frozenset({"add", "sub", "mul", "div", "neg"})
+    return plain | {"exp", "exp2"} if compute_type(storage) == "f32" else plain
+
+
+def _vectors(precision: str) -> str:
+    """The definitions that loops on whole vectors need."""
+    text = files(__package__).joinpath("c_vector.h").read_text(encoding="utf-8")
+    if precision == "f64":
+        text = text.split("/* EXPONENTIALS")[0]
+    return "\n" + text.replace("REAL", "float" if precision == "f32" else "double")
 
 
 def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axes: Iterable[str]) -> tuple[str, str]:
@@ -89,7 +90,7 @@ class _Emitter:
         text = bodies.text()
         shown = prelude(self.needed)
         if any(kernel.tile for kernel in self.loops.kernels):
-            shown += _VECTORS.replace("REAL", "float" if self.precision == "f32" else "double")
+            shown += _vectors(self.precision)
         digest = hashlib.sha256((shown + text).encode()).hexdigest()[:16]
         entry = f"ssmc_{digest}"
         out = Writer()
@@ -358,8 +359,35 @@ class _KernelEmitter:
         self.out.line(f"(void){time};")
 
     def _groups(self, groups: tuple[Group, ...]) -> None:
+        self._prefetch(groups)
         for group in groups:
             self._group(group, "step")
+
+    def _prefetch(self, groups: tuple[Group, ...]) -> None:
+        """Ask for the rows of some steps ahead: they lie further apart than a page, where no machine
+        guesses the next one by itself."""
+        lane, time = self.kernel.lane, self.kernel.time
+        if lane is None or time is None:
+            return
+        seen = set()
+        for group in groups:
+            for statement in (s for s in group.statements if not group.axes):
+                for node in own_nodes(self.kernel, "step", statement):
+                    if node.kind == "load" and node.name not in seen and {lane, time} <= node.axes:
+                        seen.add(node.name)
+                        self._prefetch_row(str(node.name[0]), node)
+
+    def _prefetch_row(self, tensor: str, node: Node) -> None:
+        x, axes = self.x, self.e.tensors[tensor].axes
+        plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
+        if not plain:
+            return
+        sign = "-" if self.kernel.reverse else "+"
+        names = {self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {_AHEAD})", self.kernel.lane: self.e.names.get("i", str(self.kernel.lane))}
+        offset = x.offset(tensor, [names.get(a) or x.axis(a) for a in axes])
+        line = 64 // BYTES[self.e.storage[tensor]]
+        for first in range(0, self.vector, line):
+            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {x.stride(tensor, str(self.kernel.lane))}]);")
 
     def _tiles(self, tile: Tile) -> None:
         """Time in tiles; see ``passes.tile``."""

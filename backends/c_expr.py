@@ -170,6 +170,8 @@ class Expressions:
         if op in _LIBM:
             return f"{_LIBM[op]}{suffix}({args[0]})"
         if op in _PRELUDE:
+            if self.in_block and self.kernel.lane in node.axes:
+                return f"ssmc_{op}_vector({', '.join(args)})"
             return self._call(op, args)
         raise InternalError(f"C has no spelling for operation {op!r}")
 

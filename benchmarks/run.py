@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"{about['cpu']}, {THREADS} of {about['cores']} cores, {about['compiler']}, torch {about['packages']['torch']}"
     )
-    found = [table for part in options.only for table in _run(part, options.quick, _say)]
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as cache:
+        os.environ["SSMC_CACHE_DIR"] = cache  # what is compiled here is of this version
+        found = [table for part in options.only for table in _run(part, options.quick, _say)]
     about["load_average"] = {"before": load, "after": os.getloadavg()[0]}
     path = Path(options.json) if options.json else RESULTS / f"{machine.result_name(about)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +77,15 @@ def _say(text: str) -> None:
 def _run(part: str, quick: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The tables of one part, printed as they are finished."""
     found = []
-    for table in _tables(part, quick, say):
-        say("")
-        print(f"\n{tables.text(table)}", flush=True)
-        found.append(table)
+    try:
+        for table in _tables(part, quick, say):
+            say("")
+            print(f"\n{tables.text(table)}", flush=True)
+            found.append(table)
+    except Exception as failure:  # the other parts are still worth their numbers
+        print(f"\n{part}: failed", flush=True)
+        traceback.print_exception(failure)
+        found.append({"name": part, "failed": f"{type(failure).__name__}: {failure}", "rows": [], "goals": []})
     return found
 
 

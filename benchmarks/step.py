@@ -37,29 +37,30 @@ def one_token(d: int, rounds: int) -> list[dict[str, Any]]:
 def _contestants(d: int) -> dict[str, Callable[[], Any]]:
     i = make_inputs(1, 1, d)
     layer = ssmc.load("selective_scan")
-    optional = {"D": i.D, "z": i.z, "dt_bias": i.bias}
+    optional: dict[str, Any] = {"D": i.D, "z": i.z, "dt_bias": i.bias}
+    sizes = {"b": 1, "t": 1, "d": d, "n": STATES}
     y, state = layer(i.x, i.dt, i.A, i.B, i.C, **optional, return_state=True)
     program = layer.program(present=list(optional), takes_state=True, returns_state=True)
-    compiled = compile_program(program, sizes={"b": 1, "t": 1, "d": d, "n": STATES})
+    compiled = compile_program(program, sizes=sizes)
     tensors = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias"), i, strict=True)) | {"y": y}
-    held = dict(zip(state.names, state.values, strict=True))
     return {
-        "ctypes": plain_call(compiled, _arguments(compiled, tensors, held), {"b": 1, "t": 1, "d": d, "n": STATES}),
+        "ctypes": plain_call(compiled, _arguments(compiled, tensors, state.values, sizes), sizes),
         "ssmc": lambda: layer(i.x, i.dt, i.A, i.B, i.C, **optional, state=state, return_state=True),
-        "PyTorch": lambda: _eager(i, next(iter(held.values()))),
+        "PyTorch": lambda: _eager(i, state.values[0][:, 0]),
     }
 
 
-def _arguments(compiled: Compiled, tensors: dict[str, Any], held: dict[str, Any]) -> list[torch.Tensor]:
+def _arguments(
+    compiled: Compiled, tensors: dict[str, torch.Tensor], states: Sequence[torch.Tensor], sizes: dict[str, int]
+) -> list[torch.Tensor]:
     """A tensor for every argument of the entry: known by name, else a piece of state or new."""
-    states = iter(held.values())
+    held, extents = iter(states), {**compiled.fixed, **sizes}
     found = []
     for argument in compiled.arguments:
         known = tensors.get(argument.name)
-        if known is None:
-            known = next(states).clone() if argument.role == "input" else torch.empty(
-                [{"b": 1, "t": 1}.get(a, compiled.fixed.get(a, tensors["x"].shape[2])) for a in argument.axes])  # fmt: skip
-        found.append(known)
+        if known is None and argument.role == "input":
+            known = next(held).clone()
+        found.append(torch.empty([extents[axis] for axis in argument.axes]) if known is None else known)
     return found
 
 

@@ -21,6 +21,7 @@ def of_case(case: Case, rows: Sequence[Row]) -> dict[str, Any]:
         "rows": [
             {
                 **_summary(row.name, row.seconds, "ms"),
+                "calls": {"undisturbed": row.undisturbed, "disturbed": row.disturbed},
                 "ratio": row.median / base if row.median and base else None,
                 "error": row.error,
                 "first_call_s": row.first_call,

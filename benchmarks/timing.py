@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 # A contestant that takes longer than this is not called once more, untimed, before each timed call.
 WARM_SECONDS = 0.2
+QUIET_SECONDS = 60.0  # how long a table waits for other programs to finish
+LEAST = 3  # timed calls of every contestant, however slow
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,23 @@ class Case:
 
 @dataclass
 class Row:
-    """What became of one entry: seconds of every timed call, or why there are none."""
+    """What became of one entry: seconds of every timed call, or why there are none.
+
+    ``disturbed`` are calls during which the system took a processor away from this process, for another
+    program or because the process itself has more threads at work than processors.
+    """
 
     name: str
-    seconds: list[float] = field(default_factory=list)
+    undisturbed: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
     error: float | None = None
     first_call: float | None = None
     note: str = ""
+
+    @property
+    def seconds(self) -> list[float]:
+        """The undisturbed calls if there are at least three, else all."""
+        return self.undisturbed if len(self.undisturbed) >= LEAST else self.undisturbed + self.disturbed
 
     @property
     def median(self) -> float | None:
@@ -110,6 +124,7 @@ def run_case(case: Case, rounds: int, seconds: float, say: Callable[[str], None]
         if contestant is not None:
             ready.append((row, contestant))
     say(f"{case.title}: timing")
+    wait_for_quiet(QUIET_SECONDS)
     _interleave(ready, rounds, seconds)
     return rows
 
@@ -139,13 +154,45 @@ def _prepare(entry: Entry, reference: torch.Tensor, tolerance: float) -> tuple[R
 
 
 def _interleave(ready: Sequence[tuple[Row, Contestant]], rounds: int, seconds: float) -> None:
-    for _ in range(rounds):
+    """Rounds go on, up to three times as many, while somebody lacks undisturbed calls and has time left."""
+    for number in range(3 * rounds):
+        waiting = 0
         for row, contestant in ready:
-            spent = sum(row.seconds)
-            if len(row.seconds) >= 3 and spent + spent / len(row.seconds) > seconds:
+            calls = row.undisturbed + row.disturbed
+            late = len(calls) >= LEAST and sum(calls) * (1 + 1 / len(calls)) > seconds
+            if late or (number >= rounds and len(row.undisturbed) >= rounds):
                 continue
-            if not row.seconds or min(row.seconds) < WARM_SECONDS:
+            waiting += 1
+            if not calls or min(calls) < WARM_SECONDS:
                 contestant.call()
-            start = time.perf_counter()
-            contestant.call()
-            row.seconds.append(time.perf_counter() - start)
+            _time(row, contestant)
+        if not waiting:
+            return
+
+
+def _time(row: Row, contestant: Contestant) -> None:
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    start = time.perf_counter()
+    contestant.call()
+    taken = time.perf_counter() - start
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+    (row.disturbed if switches else row.undisturbed).append(taken)
+
+
+def wait_for_quiet(limit: float) -> None:
+    """Return when other programs leave the processors alone, or after ``limit`` seconds."""
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end and _busy(0.3) > 0.1:
+        time.sleep(0.2)
+
+
+def _busy(seconds: float) -> float:
+    """The part of all processors' time that is used while this process sleeps; 0 where nobody can tell."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    before = [int(word) for word in path.read_text().split("\n", 1)[0].split()[1:9]]
+    time.sleep(seconds)
+    after = [int(word) for word in path.read_text().split("\n", 1)[0].split()[1:9]]
+    passed = [b - a for a, b in zip(before, after, strict=True)]
+    return 1 - (passed[3] + passed[4]) / max(1, sum(passed))  # the fourth and fifth are idle times

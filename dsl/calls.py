@@ -304,7 +304,17 @@ class Calls:
             given.statics, {s.name: s for s in callee.header.statics}, given.absent, given.signatures, self.problems
         )
         key = resolver.next_key()
-        child = Frame(self.build, callee.module, callee.definition, callee.header, facts, prefix, key, self.frame.stack)
+        child = Frame(
+            self.build,
+            callee.module,
+            callee.definition,
+            callee.header,
+            facts,
+            prefix,
+            key,
+            self.frame.stack,
+            resolver.block,
+        )
         child.map_axes(self._interface(callee, given, renames, prefix, call))
         for item in callee.header.inputs:
             if item.name in given.absent:
@@ -370,7 +380,8 @@ class Calls:
         tree = given.given[item.name]
         axes = tuple(child.axes[a] for a in given.signatures[item.name])
         span = given.spans[item.name].span
-        copy = isinstance(tree, Access) and not tree.places and not _has_block(child.definition)
+        shown = child.block is None and _has_block(child.definition)  # named by a CustomGradient
+        copy = isinstance(tree, Access) and not tree.places and not shown
         name = child.flat(item.name)
         dtype = item.dtype if item.dtype.rank > INT.rank and not copy else None
         key, own = (*child.key, -1), frozenset(axes)

@@ -8,7 +8,7 @@ This module finds every circle that breaks it, and says which reads are to blame
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssmc.ir import Access, Accesses, Index, Lag, Linear, Program, linear_form
 
@@ -25,8 +25,14 @@ class _Edge:
 
 
 def check_circles(program: Program, problems: Problems) -> None:
-    """Report every circle of equations that no order of evaluation breaks."""
+    """Report every circle of equations, or of those of a backward block, that no order of evaluation
+    breaks."""
     _Circles(program, problems).check()
+    for custom in program.customs:
+        tensors = program.tensors()
+        outer = [replace(tensors[name], name=f"d.{name}") for name in custom.outputs if name in tensors]
+        known = (*tensors.values(), *outer)
+        _Circles(replace(program, inputs=known, equations=custom.equations, extensions=()), problems).check()
 
 
 class _Circles:

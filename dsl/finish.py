@@ -32,6 +32,7 @@ from .circles import check_circles
 from .conditions import check_conditions
 from .dtypes import TypeCheck, in_words, infer_types
 from .flat import Build, Flat, Outer
+from .linearity import check_block
 from .lower import Lowering, constant_value, depth_of, sizes_in
 from .problems import Abandon, listed
 from .signature import LayerSignature
@@ -77,6 +78,8 @@ def finish(build: Build, header: LayerSignature, frame: Frame) -> Program | None
     if not build.verbatim:
         check_circles(program, build.problems)
         check_conditions(program, build.problems)
+        for custom in program.customs:
+            check_block(custom, build.problems)
     return None if build.problems else program
 
 

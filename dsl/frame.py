@@ -24,7 +24,8 @@ _MOST = 4000  # equations of one Program
 
 class Frame:
     """``tensors`` and ``axes`` map the names of the layer to flat ones; ``absent`` holds inputs that
-    are not there, with the number in their place; ``failed`` names whose equations are wrong."""
+    are not there, with the number in their place; ``failed`` names whose equations are wrong;
+    ``block`` is the backward block that the layer is called in."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Frame:
         prefix: str = "",
         key: tuple[float, ...] = (),
         stack: tuple[tuple[str, str], ...] = (),
+        block: str | None = None,
     ) -> None:
         self.build = build
         self.module = module
@@ -44,6 +46,7 @@ class Frame:
         self.facts = facts
         self.prefix = prefix
         self.key = key
+        self.block = block
         self.stack = (*stack, (module.source.name, definition.name.text))
         self.absent: dict[str, Lit | None] = {}
         self.tensors: dict[str, str] = {}
@@ -62,13 +65,13 @@ class Frame:
 
     def tensor(self, name: str, block: str | None = None) -> str | None:
         """The flat tensor that a name stands for, in a backward block or in the body."""
-        if block is not None and name in self.block_tensors:
+        if block != self.block and name in self.block_tensors:
             return self.block_tensors[name]
         return self.tensors.get(name)
 
     def all_names(self, block: str | None = None) -> list[str]:
         names = [*self.tensors, *self.absent]
-        return names if block is None else [*names, *self.block_tensors]
+        return names if block == self.block else [*names, *self.block_tensors]
 
     def axis(self, name: ast.Name) -> str:
         """The flat axis that a name stands for; Abandon (reported) if it is none."""
@@ -153,13 +156,13 @@ class Frame:
                 if self._must_wait(statement):
                     left.append((index, statement))
                 else:
-                    self._equation(statement, (*self.key, index))
+                    self._equation(statement, (*self.key, index), self.block)
             if len(left) == len(waiting):  # they wait for each other: take what is known
                 index, statement = left.pop(0)
-                self._equation(statement, (*self.key, index))
+                self._equation(statement, (*self.key, index), self.block)
             waiting = left
         for index, block in enumerate(body):
-            if isinstance(block, ast.Backward):
+            if isinstance(block, ast.Backward) and self.block is None:
                 self._guarded(self._backward, block, (*self.key, index))
         self._check_outputs()
 
@@ -222,7 +225,7 @@ class Frame:
 
     # ------------------------------------------------------------ equations
 
-    def _equation(self, statement: ast.Equation, key: tuple[float, ...], block: str | None = None) -> None:
+    def _equation(self, statement: ast.Equation, key: tuple[float, ...], block: str | None) -> None:
         names = [t.name.text for t in statement.targets]
         try:
             if len(self.build.flats) > _MOST:
@@ -269,8 +272,7 @@ class Frame:
         flat = self.tensor(local, block) or self.flat(local)
         if flat in self.build.flats or flat in self.build.inputs:
             return  # defined twice, reported
-        output = next((o for o in self.header.outputs if o.name == local), None) if block is None else None
-        if output is not None:
+        if block == self.block and any(o.name == local for o in self.header.outputs):
             axes, dtype = self._as_output(target, local, axes, dtype)
         own = frozenset(self.axes.values()) if self.prefix else None
         self.build.flats[flat] = Flat(flat, tree, target.span, key, axes, dtype, own, block, shown=local)
@@ -350,6 +352,9 @@ class Frame:
         name = target.name.text
         if name in self.absent:
             return
+        if resolver.block is not None:
+            hint = "write out what is read outside with `where`"
+            raise self.build.problems.abandon("an extension in a `backward` block", target.span, hint=hint)
         tensor = self.tensors.get(name)
         if tensor is None:
             raise resolver.unknown(target.name)
@@ -425,6 +430,8 @@ class Frame:
     def _block_target(self, target: ast.Target, targets: dict[str, str]) -> None:
         name = target.name.text
         problems = self.build.problems
+        if extension_of(target) is not None:
+            return  # refused where it is read
         if name in self.block_tensors or name in self.tensors or name in self.absent:
             problems.add(f"`{name}` is defined already", target.name.span, hint="choose another name")
         elif name in targets:

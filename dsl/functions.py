@@ -12,6 +12,7 @@ from ssmc.ir import COMPLEX, REAL, DType, Expr, Function, Opaque, Read, Tensor, 
 from . import ast
 from .choice import StaticValue
 from .flat import Build
+from .linearity import check_function as check_linear
 from .modules import Module
 from .problems import Abandon
 from .signature import TYPES, LayerSignature, signature_of
@@ -124,7 +125,10 @@ def _function(
     bindings = tuple((n, main[n]) for n in order if n != result_name)
     parameters = tuple(i.name for i in header.inputs)
     span = definition.name.span
-    return Function(name, parameters, bindings, result_name, main[result_name], dtype, pairs, span)
+    made = Function(name, parameters, bindings, result_name, main[result_name], dtype, pairs, span)
+    if not build.verbatim:
+        check_linear(made, build.problems)
+    return made
 
 
 def _ordered(exprs: Mapping[str, Expr], result: str, frame: Frame) -> list[str] | None:

@@ -6,9 +6,9 @@ and the machine that runs them is here: shift, reduce, and going back to a saved
 
 from __future__ import annotations
 
-import hashlib
 import marshal
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 def tables() -> Tables:
     """The tables; a cache folder that cannot be used costs time, never an error."""
     text = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    key = hashlib.sha256(f"{_FORMAT}\n{text}".encode()).hexdigest()[:16]
+    key = f"{_FORMAT}-{zlib.crc32(text.encode()):08x}"
     try:
         path = cache_folder() / f"grammar-{key}.tables"
         with path.open("rb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from ssmc.errors import Diagnostic
@@ -49,6 +48,8 @@ def _place(diagnostic: Diagnostic) -> tuple[str, int]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean `…`?`` for the most similar known name, or nothing."""
+    import difflib  # only texts with mistakes wait for it
+
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean `{found[0]}`?" if found else ""
 

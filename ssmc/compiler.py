@@ -91,7 +91,7 @@ def stages(
     known = dict(sizes or {})
     planned = plan(program, known, options)
     lanes = options.lanes or backend.lanes(held.values())
-    loops = lower(planned, known, lanes)
+    loops = lower(planned, known, lanes, backend.vector_operations(held.values()))
     arguments = _arguments(program, loops, held)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)

@@ -96,11 +96,11 @@ static void prepare(const float *params, Blocked *to)
         }
 }
 
-/* Keeps a value in a register: the compiler would read it from memory at each use, and reads are what limits. */
+/* Keeps two values in registers: the compiler would read them at each use, and reads are what limits. */
 #if W > 4
-#define HOLD(x) __asm__("" : "+v"(x))
+#define HOLD(x, y) __asm__("" : "+v"(x), "+v"(y))
 #else
-#define HOLD(x) (void)0
+#define HOLD(x, y) (void)0
 #endif
 
 /* Eight steps: f is the state after four of them, l after all. */
@@ -120,24 +120,25 @@ static void pair(ptrdiff_t d, const float *x, Blocked *b, float *y)
         const float *q = b->coefficients + k * COEFFICIENTS * W;
         float *h = b->state + k * 2 * W;
 #define K(i) load(q + (i) * W)
-        vf fr = load(u + 3 * W), lr = load(u + 7 * W), fi = splat(0.0f), li = fi;
+        vf fr = load(u + 3 * W), lr = load(u + 7 * W), fi, li;
 #pragma GCC unroll 4
         for (int i = 0; i < STEP - 1; i++) {
             vf ar = K(6 - 2 * i), ai = K(7 - 2 * i);
-            HOLD(ar), HOLD(ai);
+            HOLD(ar, ai);
             fr = madd(ar, load(u + i * W), fr), fi = i ? madd(ai, load(u + i * W), fi) : ai * load(u + i * W);
             lr = madd(ar, load(u + (STEP + i) * W), lr);
             li = i ? madd(ai, load(u + (STEP + i) * W), li) : ai * load(u + (STEP + i) * W);
         }
         vf ar = K(0), ai = K(1), re = load(h), im = load(h + W);
-        HOLD(re), HOLD(im), HOLD(ar), HOLD(ai);
+        HOLD(re, im);
+        HOLD(ar, ai);
         fr = nmadd(ai, im, madd(ar, re, fr)), fi = madd(ai, re, madd(ar, im, fi));
         lr = nmadd(ai, fi, madd(ar, fr, lr)), li = madd(ai, fr, madd(ar, fi, li));
         store(h, lr), store(h + W, li);
 #pragma GCC unroll 4
         for (int j = 0; j < STEP; j++) {
             vf cr = K(2 * (STEP + j)), ci = K(2 * (STEP + j) + 1);
-            HOLD(cr), HOLD(ci);
+            HOLD(cr, ci);
             sum[j] = nmadd(ci, im, madd(cr, re, sum[j]));
             sum[STEP + j] = nmadd(ci, fi, madd(cr, fr, sum[STEP + j]));
         }

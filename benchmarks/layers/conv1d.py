@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import ssmc
-from benchmarks.peers import compiled
+from benchmarks.peers import compiled, filling
 from benchmarks.timing import Case, Contestant, Entry
 
 TAPS = 4
@@ -30,19 +30,18 @@ def case(b: int, t: int, d: int, slow: bool) -> Case:
     def setup() -> tuple[torch.Tensor, list[Entry]]:
         g = torch.Generator().manual_seed(0)
         x, w, bias = (torch.randn(*s, generator=g) for s in ((b, t, d), (d, TAPS), (d,)))
-        rows = x.transpose(1, 2).contiguous()
+        rows = x.mT.contiguous()
         layer = ssmc.load("causal_conv1d", activation="silu")
-        fast = compiled(lambda x, w, bias: convolve(x.transpose(1, 2), w, bias).transpose(1, 2))
+        fast = compiled(lambda x, w, bias: convolve(x.mT, w, bias).mT)
+        own = Contestant(lambda: convolve(rows, w, bias).mT, "input and output as (b, d, t)")
         entries = [
-            Entry("ssmc", lambda o=torch.empty_like(x): Contestant(lambda: layer(x, w, bias, out=o))),
-            Entry("PyTorch, shifts", lambda o=torch.empty_like(x): Contestant(lambda: shifts(x, w, bias, o))),
-            Entry("PyTorch conv1d", lambda o=torch.empty_like(x): Contestant(
-                lambda: o.copy_(convolve(x.transpose(1, 2), w, bias).transpose(1, 2)))),
-            Entry("PyTorch conv1d, own layout", lambda: Contestant(
-                lambda: convolve(rows, w, bias).transpose(1, 2), "input and output as (b, d, t)")),
+            Entry("ssmc", lambda: filling(lambda o: layer(x, w, bias, out=o), x)),
+            Entry("PyTorch, shifts", lambda: filling(lambda o: shifts(x, w, bias, o), x)),
+            Entry("PyTorch conv1d", lambda: filling(lambda o: o.copy_(convolve(x.mT, w, bias).mT), x)),
+            Entry("PyTorch conv1d, own layout", lambda: own),
             Entry("torch.compile of conv1d", lambda: Contestant(lambda: fast(x, w, bias)), 120),
-        ]  # fmt: skip
-        wide = convolve(rows.double(), w.double(), bias.double()).transpose(1, 2)
+        ]
+        wide = convolve(rows.double(), w.double(), bias.double()).mT
         return wide, [e for e in entries if slow or "torch.compile" not in e.name]
 
     return Case("causal conv1d with SiLU", {"b": b, "t": t, "d": d, "k": TAPS}, setup)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import ssmc
 from benchmarks import ceilings
-from benchmarks.peers import THREADS, compiled, jax_contestant, mambapy_scan
+from benchmarks.peers import compiled, filling, jax_contestant, mambapy_scan
 from benchmarks.timing import Case, Contestant, Entry, Goal
 
 
@@ -27,7 +27,8 @@ def make_inputs(b: int, t: int, d: int) -> Inputs:
     g = torch.Generator().manual_seed(0)
     decay = torch.empty(d).uniform_(0.9, 0.999, generator=g)
     rate = -torch.log(decay) / 8
-    return Inputs(*(torch.randn(b, t, d, generator=g) for _ in range(3)), torch.log(torch.expm1(rate)))
+    x, r, gate = (torch.randn(b, t, d, generator=g) for _ in range(3))
+    return Inputs(x, r, gate, torch.log(torch.expm1(rate)))
 
 
 def gates(i: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +39,8 @@ def gates(i: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 def loop(i: Inputs, out: torch.Tensor) -> torch.Tensor:
     """PyTorch: the gates for all steps at once, then one step after another."""
-    return scan(*gates(i), out)
+    a, x = gates(i)
+    return scan(a, x, out)
 
 
 def scan(a: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -56,7 +58,12 @@ def reference(i: Inputs) -> torch.Tensor:
 
 def compiled_gates(i: Inputs, out: torch.Tensor) -> Contestant:
     fast = compiled(lambda *values: gates(Inputs(*values)))
-    return Contestant(lambda: scan(*fast(*i), out))
+
+    def call() -> torch.Tensor:
+        a, x = fast(*i)
+        return scan(a, x, out)
+
+    return Contestant(call)
 
 
 def lax_scan(i: Inputs) -> Contestant:
@@ -92,10 +99,10 @@ def parallel_scan(i: Inputs) -> Contestant:
 
 def ceiling(i: Inputs, out: torch.Tensor) -> Contestant:
     rate = -8 * 1.4426950408889634 * F.softplus(i.Lambda)
-    arrays = [v[0].numpy() for v in (i.x, i.r, i.g)]
+    arrays: list[Any] = [i.x[0].numpy(), i.r[0].numpy(), i.g[0].numpy(), rate.numpy(), out[0].numpy()]
 
     def call() -> torch.Tensor:
-        ceilings.rg_lru(*arrays, rate.numpy(), out[0].numpy(), threads=THREADS)
+        ceilings.rg_lru(*arrays)
         return out
 
     return Contestant(call)
@@ -112,7 +119,7 @@ def case(t: int, d: int, slow: bool) -> Case:
         entries = [
             Entry("ceiling", lambda: ceiling(i, torch.empty_like(i.x))),
             Entry("ssmc", lambda: ours(i, torch.empty_like(i.x))),
-            Entry("PyTorch, loop over time", lambda o=torch.empty_like(i.x): Contestant(lambda: loop(i, o))),
+            Entry("PyTorch, loop over time", lambda: filling(lambda o: loop(i, o), i.x)),
             Entry("torch.compile of the gates", lambda: compiled_gates(i, torch.empty_like(i.x)), 120),
             Entry("JAX lax.scan", lambda: lax_scan(i), 120),
             Entry("mambapy", lambda: parallel_scan(i)),

@@ -9,12 +9,18 @@ import torch.nn.functional as F
 
 import ssmc
 from benchmarks import ceilings
-from benchmarks.peers import THREADS, compiled, jax_contestant, mambapy_scan, need_memory
+from benchmarks.peers import compiled, filling, jax_contestant, mambapy_scan, need_memory
 from benchmarks.timing import Case, Contestant, Entry, Goal
 
 STATES = 16
 CHUNK = 16  # steps whose exponentials the chunked PyTorch versions take together
-PEERS = ("PyTorch, loop over time", "PyTorch, chunks of time", "torch.compile, chunks of time", "JAX lax.scan", "mambapy")  # fmt: skip
+PEERS = (
+    "PyTorch, loop over time",
+    "PyTorch, chunks of time",
+    "torch.compile, chunks of time",
+    "JAX lax.scan",
+    "mambapy",
+)
 
 
 class Inputs(NamedTuple):
@@ -136,10 +142,10 @@ def parallel_scan(i: Inputs, out: torch.Tensor) -> Contestant:
 def ceiling(i: Inputs, out: torch.Tensor) -> Contestant:
     delta = F.softplus(i.dt + i.bias)
     rate = (i.A.T * 1.4426950408889634).contiguous()
-    arrays = [v.numpy() for v in (i.x, delta, i.z, rate, i.B, i.C, i.D, out)]
+    arrays: list[Any] = [v.numpy() for v in (i.x, delta, i.z, rate, i.B, i.C, i.D, out)]
 
     def call() -> torch.Tensor:
-        ceilings.selective_scan(*arrays, threads=THREADS)
+        ceilings.selective_scan(*arrays)
         return out
 
     return Contestant(call, "without softplus")
@@ -147,7 +153,7 @@ def ceiling(i: Inputs, out: torch.Tensor) -> Contestant:
 
 def ours(i: Inputs, out: torch.Tensor) -> Contestant:
     layer = ssmc.load("selective_scan")
-    named = {"D": i.D, "z": i.z, "dt_bias": i.bias}
+    named: dict[str, Any] = {"D": i.D, "z": i.z, "dt_bias": i.bias}
     return Contestant(lambda: layer(i.x, i.dt, i.A, i.B, i.C, **named, out=out))
 
 
@@ -162,8 +168,8 @@ def case(b: int, t: int, d: int, slow: bool) -> Case:
             Entry("ssmc", lambda: ours(i, torch.empty_like(i.x))),
         ]
         peers = [
-            Entry(next(names), lambda o=torch.empty_like(i.x): Contestant(lambda: loop(i, o)), 120),
-            Entry(next(names), lambda o=torch.empty_like(i.x): Contestant(lambda: chunks(i, o)), 120),
+            Entry(next(names), lambda: filling(lambda o: loop(i, o), i.x), 120),
+            Entry(next(names), lambda: filling(lambda o: chunks(i, o), i.x), 120),
             Entry(next(names), lambda: compiled_chunks(i, torch.empty_like(i.x)), 180),
             Entry(next(names), lambda: lax_scan(i), 120),
             Entry(next(names), lambda: parallel_scan(i, torch.empty_like(i.x)), 120),

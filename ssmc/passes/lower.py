@@ -27,15 +27,16 @@ _WIDER = 4
 _TRIVIAL = frozenset({"add", "sub", "mul", "neg", "int", "real", "ge", "lt", "and"})
 
 
-def lower(plan: Plan, sizes: dict[str, int], lanes: int) -> Loops:
-    """Lower every kernel of a plan for a target that works on ``lanes`` values at a time."""
+def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: frozenset[str] = frozenset()) -> Loops:
+    """Lower every kernel of a plan for a target that works on ``lanes`` values at a time and has
+    ``vector_operations`` on whole vectors."""
     ranges = Ranges(plan.program, sizes)
     is_cheap = planner_for(plan.program, ranges).is_cheap
     kernels = []
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)
         lowered = _KernelLowering(plan, kernel, ranges, scalariser).run(lanes)
-        kernels.append(tile(lowered, plan.fixed, plan.options))
+        kernels.append(tile(lowered, plan.fixed, plan.options, vector_operations))
     return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed)
 
 

@@ -23,13 +23,13 @@ from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Store, Ti
 
 from .plan import PlanOptions
 
-_ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
 _STATES = 8  # carried numbers per vector that fit in registers beside what they are made of
 
 
-def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions) -> Kernel:
-    """The kernel with a ``Tile`` if it may and should have one, else unchanged."""
-    number = _carrying_group(kernel)
+def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions, operations: frozenset[str]) -> Kernel:
+    """The kernel with a ``Tile`` if it may and should have one, else unchanged; ``operations`` are those
+    that the target has on whole vectors."""
+    number = _carrying_group(kernel, operations)
     if number is None or not options.tile:
         return kernel
     axis = kernel.step[number].axes[0]
@@ -41,7 +41,7 @@ def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions) -> Kern
     return replace(kernel, tile=Tile(options.tile, axis, states, number, frozenset(v.name for v in crossing)))
 
 
-def _carrying_group(kernel: Kernel) -> int | None:
+def _carrying_group(kernel: Kernel, operations: frozenset[str]) -> int | None:
     """The only group that touches carried values, if it treats each entry by itself."""
     if not kernel.rings or kernel.lane is None or kernel.arrays:
         return None
@@ -52,7 +52,7 @@ def _carrying_group(kernel: Kernel) -> int | None:
     group = kernel.step[number]
     if len(group.axes) != 1 or any(r.dims != group.axes or r.slots > 1 or not r.lanes for r in kernel.rings):
         return None
-    return number if all(_own_entries(kernel, s) and _is_plain(kernel, s) for s in group.statements) else None
+    return number if all(_own_entries(kernel, s) and _is_plain(kernel, s, operations) for s in group.statements) else None
 
 
 def _touches(kernel: Kernel, statement: Statement) -> bool:
@@ -64,14 +64,14 @@ def _own_entries(kernel: Kernel, statement: Statement) -> bool:
     return all(a.kind == "index" for n in rings for a in n.args[1:])
 
 
-def _is_plain(kernel: Kernel, statement: Statement) -> bool:
+def _is_plain(kernel: Kernel, statement: Statement, operations: frozenset[str]) -> bool:
     """Whether a statement is arithmetic on reals, along lanes on what the kernel holds itself."""
     if isinstance(statement, Store) or (isinstance(statement, Accumulate) and statement.node.name[0] != "sum"):
         return False
     for node in own_nodes(kernel, "step", statement):
         if kernel.lane not in node.axes and node.kind in ("load", "const"):
             continue
-        if node.kind == "op" and (node.type is not REAL or node.name not in _ARITHMETIC):
+        if node.kind == "op" and (node.type is not REAL or node.name not in operations):
             return False
         if node.kind in ("load", "select", "array", "final"):
             return False

@@ -18,6 +18,7 @@ import torch
 
 from ssmc.compiler import Argument
 from ssmc.errors import ToolchainError
+from ssmc.ir import Expr, evaluate_int
 
 from .dtypes import TORCH_DTYPES
 from .specialise import Specialisation
@@ -27,11 +28,13 @@ _data_ptr, _threads = torch.Tensor.data_ptr, torch.get_num_threads
 
 @dataclass(frozen=True)
 class Variant:
-    """Machine code: what ``compiler.Compiled`` says of it that a call needs."""
+    """Machine code: what ``compiler.Compiled`` says of it that a call needs. ``derived`` are the extents
+    of axes that the compiler has introduced."""
 
     arguments: tuple[Argument, ...]
     axes: tuple[str, ...]
     fixed: Mapping[str, int]
+    derived: tuple[tuple[str, Expr], ...]
     library: Path
     entry: Callable[..., int]
 
@@ -70,6 +73,8 @@ class Call:
         self.variant = variant
         self.entry = variant.entry
         self.extents = {axis: int(extent) for axis, extent in sizes.items()}
+        for axis, expr in variant.derived:
+            self.extents[axis] = evaluate_int(expr, self.extents)
         strides = {place.name: value.stride() for place, value in zip((*spec.inputs, *spec.states), given, strict=True)}
         made = (*spec.outputs, *spec.nexts)
         self.buffers = tuple(self._buffer(place.axes, place.storage) for place in made)
@@ -132,7 +137,7 @@ class Family:
     def compiled(self, sizes: Mapping[str, Any]) -> Variant:
         """The variant whose compiled-in extents are these, compiled now if there is none yet."""
         for item in self.built:
-            if all(sizes[axis] == extent for axis, extent in item.fixed.items()):
+            if all(sizes.get(axis, extent) == extent for axis, extent in item.fixed.items()):
                 return item
         made = self._build(self.spec, {axis: int(extent) for axis, extent in sizes.items()})
         self.built.append(made)

@@ -11,10 +11,12 @@ import torch
 
 from ssmc.dsl import LayerSignature, StaticValue
 from ssmc.errors import UserError
-from ssmc.ir import Program
+from ssmc.explain import Explanation, explain
+from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 
 from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
 from .build import Call
+from .dtypes import STORAGE
 from .forms import are_plain_types, form_check, is_plain, nobody_watches
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
@@ -314,6 +316,31 @@ class Layer:
 
     # ------------------------------------------------------------ looking inside
 
+    def explain(
+        self,
+        present: Sequence[str] | None = None,
+        signatures: Mapping[str, Sequence[str]] | None = None,
+        dtype: torch.dtype = torch.float32,
+        takes_state: bool = False,
+        returns_state: bool = False,
+        **sizes: Any,
+    ) -> Explanation:
+        """What a call costs: its kernels, bytes, operations, and a bound on this machine. ``print`` it.
+
+        Without arguments it is about the latest call. Else ``sizes`` are the extents of the inputs' axes
+        (and static parameters), ``dtype`` that of real inputs, and the others are as for ``program``.
+        The first time on a machine its speed is measured, which takes a second.
+        """
+        threads = torch.get_num_threads()
+        if not sizes and self._operator.latest is not None:
+            kind, call = self._operator.latest
+            own = {axis: n for axis, n in call.extents.items() if axis not in dict(call.variant.derived)}
+            return explain(call.spec.program(), own, call.spec.storage, threads)
+        statics = {name: sizes.pop(name) for name in [*sizes] if name in self._statics}
+        kind = self._kind_for(present, signatures, takes_state, returns_state, statics, STORAGE[dtype])
+        spec = self._operator.specialisation(kind)
+        return explain(spec.program(), sizes, spec.storage, threads)
+
     def program(
         self,
         present: Sequence[str] | None = None,
@@ -330,13 +357,27 @@ class Layer:
             takes_state, returns_state: as a call with ``state=``, with ``return_state=True``.
             statics: static parameters that differ from those the layer was loaded with.
         """
+        return self._operator.source.program(
+            self._kind_for(present, signatures, takes_state, returns_state, statics, "f32")
+        )
+
+    def _kind_for(
+        self,
+        present: Sequence[str] | None,
+        signatures: Mapping[str, Sequence[str]] | None,
+        takes_state: bool,
+        returns_state: bool,
+        statics: Mapping[str, StaticValue],
+        real: str,
+    ) -> Kind:
+        """The kind of call that is described by names; ``real`` is the storage of real inputs."""
         check_static_names(self.signature, statics)
+        usual = {REAL: real, COMPLEX: {"f64": "c128"}.get(real, "c64"), INT: "i64", BOOL: "b8"}
         inputs = []
         for item in self.signature.inputs:
             chosen = tuple((signatures or {}).get(item.name, item.alternatives[0]))
             if chosen not in item.alternatives:
                 raise UserError(f"{self.name}: {item.name!r} has no signature [{', '.join(chosen)}]")
             absent = present is not None and not item.required and item.name not in present
-            inputs.append(None if absent else (chosen, ""))
-        values = complete_statics(self.signature, self._fixed, statics)
-        return self._operator.source.program(Kind(tuple(inputs), values, takes_state, returns_state))
+            inputs.append(None if absent else (chosen, usual[item.dtype]))
+        return Kind(tuple(inputs), complete_statics(self.signature, self._fixed, statics), takes_state, returns_state)

@@ -26,7 +26,14 @@ from ssmc.ir import Program
 from ssmc.passes import step
 
 from .build import Variant
-from .codec import signature_from_json, signature_to_json, specialisation_from_json, specialisation_to_json
+from .codec import (
+    expr_from_json,
+    expr_to_json,
+    signature_from_json,
+    signature_to_json,
+    specialisation_from_json,
+    specialisation_to_json,
+)
 from .specialise import Kind, Specialisation, specialise
 
 DESCRIPTION = "description.json"
@@ -62,7 +69,7 @@ class StoredSource:
         def write(folder: Path) -> None:
             (folder / DESCRIPTION).write_text(json.dumps(make()), encoding="utf-8")
 
-        key = {"what": what, "layer": self._key, "compiler": fingerprint(), **about}
+        key = {"what": what, "layer": self._key, "code": fingerprint(), **about}
         return json.loads((self._cache.get(key, write) / DESCRIPTION).read_bytes())
 
     def _signature(self) -> dict[str, Any]:
@@ -100,14 +107,14 @@ class StoredSource:
         """The variant for these sizes, of which the inner ones are compiled in."""
         about = {"kind": json.dumps(asdict(kind)), "target": TARGET}
         fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes).fixed))
-        about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed})
-        machine = {"what": "variant", "layer": self._key, "compiler": fingerprint(), **toolchain.find().key_parts()}
+        about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
+        machine = {"what": "variant", "layer": self._key, "code": fingerprint(), **toolchain.find().key_parts()}
 
         def write(folder: Path) -> None:
             made = self._compiled(spec, kind, sizes)
             for file in ("kernel.c", made.library.name):
                 _link(made.library.with_name(file), folder / file)
-            (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made)), encoding="utf-8")
+            (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made, sizes)), encoding="utf-8")
 
         folder = self._cache.get({**machine, **about}, write)
         return _variant_from_json(json.loads((folder / DESCRIPTION).read_bytes()), folder)
@@ -121,8 +128,10 @@ class StoredSource:
         return self._latest[1]
 
 
-def _variant_to_json(made: Compiled) -> dict[str, Any]:
+def _variant_to_json(made: Compiled, sizes: Mapping[str, int]) -> dict[str, Any]:
+    own = [(a.name, a.extent) for a in made.program.axes if a.extent is not None and a.name not in sizes]
     return {
+        "derived": [[name, expr_to_json(extent)] for name, extent in own],
         "arguments": [[a.name, a.axes, a.storage, a.role] for a in made.arguments],
         "axes": made.axes,
         "fixed": dict(made.fixed),
@@ -134,7 +143,9 @@ def _variant_to_json(made: Compiled) -> dict[str, Any]:
 def _variant_from_json(made: dict[str, Any], folder: Path) -> Variant:
     library = folder / made["library"]
     arguments = tuple(Argument(name, tuple(axes), storage, role) for name, axes, storage, role in made["arguments"])
-    return Variant(arguments, tuple(made["axes"]), made["fixed"], library, load_entry(library, made["symbol"]))
+    derived = tuple((axis, expr_from_json(expr)) for axis, expr in made["derived"])
+    entry = load_entry(library, made["symbol"])
+    return Variant(arguments, tuple(made["axes"]), made["fixed"], derived, library, entry)
 
 
 def _link(file: Path, target: Path) -> None:
