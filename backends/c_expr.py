@@ -115,7 +115,7 @@ class Expressions:
 
     def lookup(self, node: Node, section: str) -> Variable | None:
         """The variable that holds a node, if it has one that is visible from ``section``."""
-        for place in (section, "before", "step") if section == "after" else (section, "before"):
+        for place in (section, "before"):
             found = self.kernel.variables.get((place, node.number))
             if found is not None and (place == section or not found.local):
                 return found

@@ -142,16 +142,17 @@ def shown(value: Any) -> str:
     return f"a {short(value.dtype)} tensor of shape {tuple(value.shape)} on {value.device}"
 
 
-def as_tensor(layer: str, item: InputSignature, value: Any) -> torch.Tensor:
-    """The value as a tensor: Python numbers stand for inputs without axes.
+def as_tensor(layer: str, item: InputSignature, value: Any, double: bool) -> torch.Tensor:
+    """The value as a tensor: Python numbers stand for inputs without axes, in double precision if ``double``.
 
     Raises UserError for what is neither.
     """
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, SCALARS[item.dtype]) and () in item.alternatives:
-        word = {"real": torch.float32, "complex": torch.complex64, "int": torch.int64, "bool": torch.bool}
-        return torch.tensor(value, dtype=word[item.dtype.value])
+        real, pair = (torch.float64, torch.complex128) if double else (torch.float32, torch.complex64)
+        word = {"real": real, "complex": pair, "int": torch.int64, "bool": torch.bool}
+        return torch.tensor(value, dtype=word[item.dtype.value], device="cpu")
     hint = ""
     if isinstance(value, (bool, int, float, complex)):
         hint = "a Python number stands only for an input without axes; use torch.full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,15 @@ class Layer:
     batch size or length never does.
     """
 
-    def __init__(self, operator: Operator, statics: Mapping[str, StaticValue] | None = None) -> None:
+    def __init__(
+        self, operator: Operator, statics: Mapping[str, StaticValue] | None = None, recipe: tuple[Any, ...] = ()
+    ) -> None:
+        """Use ``load`` and ``compile``. ``recipe``: which of them, with which arguments, makes it again."""
         fixed = dict(statics or {})
         check_static_names(operator.signature, fixed)
         known = {item.name: item for item in operator.signature.statics}
         self._fixed = {n: checked_static(operator.layer, known[n], v) for n, v in fixed.items()}
+        self._recipe = recipe
         self._operator = operator
         self._overload = operator.overload
         self._outputs = len(operator.signature.outputs)
@@ -111,6 +116,13 @@ class Layer:
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={value!r}" for name, value in self._fixed.items())
         return f"<ssmc layer {describe(self.signature)}{fixed}>"
+
+    def __deepcopy__(self, memo: Any) -> Layer:
+        return Layer(self._operator, self._fixed, self._recipe)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, what, layer = self._recipe
+        return partial(make, **self._fixed), (what, layer)
 
     @property
     def source(self) -> Path:
@@ -176,7 +188,7 @@ class Layer:
         key = tuple((name, type(value), value) for name, value in given.items())
         other = self._others.get(key)
         if other is None:
-            other = self._others[key] = Layer(self._operator, {**self._fixed, **given})
+            other = self._others[key] = Layer(self._operator, {**self._fixed, **given}, self._recipe)
         return other(*args, state=state, return_state=return_state, **fewer)
 
     def _general(
@@ -254,9 +266,10 @@ class Layer:
         """A tensor or None for every input, a value for every static parameter."""
         signature = self._operator.signature
         values, given = bind(signature, args, named)
+        double = any(isinstance(v, torch.Tensor) and v.dtype in (torch.float64, torch.complex128) for v in values)
         for number, item in enumerate(signature.inputs):
             if values[number] is not None:
-                values[number] = as_tensor(signature.name, item, values[number])
+                values[number] = as_tensor(signature.name, item, values[number], double)
         return values, complete_statics(signature, self._fixed, given)
 
     def _state_values(self, state: State | None) -> tuple[torch.Tensor, ...] | None:

@@ -32,10 +32,10 @@ def load(name_or_path: str | Path, layer: str | None = None, **statics: StaticVa
     if texts is None:  # the reader says what is wrong with it
         texts = [("", load_module(name_or_path).source.text)]
     source = StoredSource(texts, layer, lambda: load_module(name_or_path))
-    return Layer(operator_of(source), statics)
+    return Layer(operator_of(source), statics, (load, name_or_path, layer))
 
 
 def compile(text: str, layer: str | None = None, **statics: StaticValue) -> Layer:
     """The layer that a text defines; it may import from the library. Arguments and errors as for ``load``."""
     source = StoredSource(texts_of(text, "<text>", None), layer, lambda: module_from_text(text))
-    return Layer(operator_of(source), statics)
+    return Layer(operator_of(source), statics, (compile, text, layer))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +54,10 @@ def test_numbers_stand_for_inputs_without_axes() -> None:
     x, w = torch.randn(2, 5, 3), torch.randn(3, 2)
     assert torch.equal(op(x, w, scale=3)[0], op(x, w, scale=torch.tensor(3.0))[0])
     assert torch.equal(op(x, w, scale=2.0)[0], op(x, w)[0])
+    x, w = x.double(), w.double()
+    assert torch.equal(op(x, w, scale=0.1)[0], op(x, w, scale=torch.tensor(0.1, dtype=torch.float64))[0])
+    with torch.device("meta"):
+        assert not op(x, w, scale=0.1)[0].is_meta
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -188,6 +195,15 @@ def test_source_and_program() -> None:
     assert "ssmc_" in op.source.read_text()
     assert [t.name for t in op.program().inputs] == ["x"]
     assert "twice(x[b, t]) -> y" in repr(op) and op.signature.outputs[0].name == "y"
+
+
+def test_copies_and_pickles() -> None:
+    x, a = torch.randn(2, 5, 3), torch.rand(3)
+    for op in (decay(), ssmc.load("affine_scan:affine_scan"), mixed(gain=2.0)):
+        for again in (copy.copy(op), copy.deepcopy(op), pickle.loads(pickle.dumps(op))):
+            assert again._operator is op._operator and again.statics == op.statics
+            assert isinstance(again.signature.name, str)
+    assert torch.equal(copy.deepcopy(decay())(x, a), decay()(x, a))
 
 
 def test_every_storage_is_a_dtype() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import ssmc
 from ssmc.runtime import Layer, State
 from ssmc.runtime.forms import form_check, is_plain
 from tests.runtime.layers import decay, mixed, scan_inputs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def values_of(op: Layer, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor | None]:
@@ -110,6 +114,17 @@ def test_compile_with_counters_statics_and_out() -> None:
     assert state["t"].item() == wanted_state["t"].item() == 10
 
 
+LOAD = """
+import sys, torch, ssmc
+from ssmc.runtime import State
+ssmc.load("selective_scan")
+block = torch.export.load(sys.argv[1]).module()
+with torch.no_grad():
+    y, state = block(torch.randn(4, 6, 8), State(["h"], [torch.randn(4, 1, 8, 4)]))
+print(tuple(y.shape), state.names)
+"""
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool, tmp_path: Path) -> None:
     block = Block().eval()
@@ -127,6 +142,10 @@ def test_export(strict: bool, tmp_path: Path) -> None:
         wanted, wanted_state = block(x, state)
     torch.testing.assert_close(y, wanted)
     torch.testing.assert_close(found["h"], wanted_state["h"])
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "block.pt2")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert loaded.returncode == 0 and loaded.stdout.split() == ["(4,", "6,", "8)", "('h',)"], loaded.stderr
     assert any("selective_scan_" in str(node.target) for node in program.graph.nodes)
 
 

@@ -1,0 +1,291 @@
+"""Groups of statements → C: loop nests, statements, and the tiles of states that run on whole vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ssmc.ir import BOOL, INT, REAL, DType
+from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Ring, RingSet, Statement, Store, Tile, Variable, own_nodes
+from ssmc.ir.scalar import Node
+
+from .c_expr import Expressions
+from .storage import BYTES
+from .writer import Names, Writer
+
+_AHEAD = 16  # steps between asking for a row of memory and using it
+
+
+class GroupEmitter:
+    """Writes the groups of one kernel into ``out``; lanes are ``w`` of ``vector``."""
+
+    def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
+        self.kernel, self.x, self.names, self.out = kernel, x, names, out
+        self.vector = kernel.lanes if kernel.lane else 1
+
+    def c_type(self, type: DType) -> str:
+        return {REAL: self.x.real_type, INT: "int64_t", BOOL: "int"}[type]
+
+    # ------------------------------------------------------------ time
+
+    def time_loop(self) -> None:
+        """The steps from ``begin`` up to ``end``."""
+        k, out = self.kernel, self.out
+        if not k.time:
+            self._groups(k.step)
+        elif k.tile:
+            self._tiles(k.tile)
+        else:
+            with out.block("for (int64_t step = begin; step < end; ++step)"):
+                self._present("step")
+                self._groups(k.step)
+
+    def _present(self, step: str) -> None:
+        """Name the index along time that a step stands for."""
+        time = self.names.get("i", str(self.kernel.time))
+        index = f"{self.x.size(str(self.kernel.time))} - 1 - ({step})" if self.kernel.reverse else step
+        self.out.line(f"const int64_t {time} = {index};")
+        self.out.line(f"(void){time};")
+
+    def _groups(self, groups: tuple[Group, ...]) -> None:
+        self._prefetch(groups)
+        for group in groups:
+            self.group(group, "step")
+
+    def _prefetch(self, groups: tuple[Group, ...]) -> None:
+        """Ask for the rows of some steps ahead: they lie further apart than a page, where no machine
+        guesses the next one by itself."""
+        lane, time = self.kernel.lane, self.kernel.time
+        if lane is None or time is None:
+            return
+        seen = set()
+        for group in groups:
+            for statement in (s for s in group.statements if not group.axes):
+                for node in own_nodes(self.kernel, "step", statement):
+                    if node.kind == "load" and node.name not in seen and {lane, time} <= node.axes:
+                        seen.add(node.name)
+                        self._prefetch_row(str(node.name[0]), node)
+
+    def _prefetch_row(self, tensor: str, node: Node) -> None:
+        x, axes = self.x, self.x.tensors[tensor].axes
+        plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
+        if not plain:
+            return
+        sign = "-" if self.kernel.reverse else "+"
+        names = {self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {_AHEAD})", self.kernel.lane: self.names.get("i", str(self.kernel.lane))}
+        offset = x.offset(tensor, [names.get(a) or x.axis(a) for a in axes])
+        line = 64 // BYTES[self.x.storage[tensor]]
+        for first in range(0, self.vector, line):
+            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {x.stride(tensor, str(self.kernel.lane))}]);")
+
+    def _tiles(self, tile: Tile) -> None:
+        """One tile of time; see ``passes.tile``."""
+        k = self.kernel
+        sums = [s for s in k.step[tile.group].statements if isinstance(s, Accumulate)]
+        self.out.line("const int64_t count = end - begin;")
+        with self._each_step():
+            self._groups(k.step[: tile.group])
+            for statement in sums:
+                self._start(statement)
+        self._blocks_of_states(tile)
+        if k.step[tile.group + 1 :]:
+            with self._each_step():
+                self._groups(k.step[tile.group + 1 :])
+
+    @contextmanager
+    def _each_step(self) -> Iterator[None]:
+        with self.out.block("for (int64_t s = 0; s < count; ++s)"):
+            self._present("begin + s")
+            yield
+
+    def _blocks_of_states(self, tile: Tile) -> None:
+        """The carrying group, block of states by block, on vectors as wide as the machine's registers."""
+        out, axis = self.out, self.names.get("i", tile.axis)
+        held = [(ring, part) for ring in self.kernel.rings for part in ring.parts]
+        out.line(f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)")
+        with out.block(f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"):
+            for ring, part in held:
+                out.line(f"ssmc_vector {self.names.get('h', f'{ring.tensor} {part}')}[{tile.states}];")
+            self._move(tile, held, into=True)
+            with self._each_step():
+                out.line(f"#pragma GCC unroll {tile.states}")
+                with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
+                    out.line(f"const int64_t {axis} = first + k;")
+                    self.x.in_block = True
+                    for statement in self.kernel.step[tile.group].statements:
+                        self._statement(statement, "step")
+                    self.x.in_block = False
+            self._move(tile, held, into=False)
+
+    def _move(self, tile: Tile, held: list[tuple[Ring, str]], into: bool) -> None:
+        """Carried values of a block of states into registers, or back."""
+        with self.out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
+            for ring, part in held:
+                here = f"{self.names.get('h', f'{ring.tensor} {part}')}[k]"
+                there = f"SSMC_VECTOR({self.x.ring_name(ring.tensor, part)}[first + k])"
+                self.out.line(f"{here} = {there};" if into else f"{there} = {here};")
+
+    # ------------------------------------------------------------ groups
+
+    def group(self, group: Group, section: str) -> None:
+        self._loops(group, group.outer, section, outer=True)
+
+    def _loops(self, group: Group, axes: tuple[str, ...], section: str, outer: bool) -> None:
+        if axes:
+            name, size = self.names.get("i", axes[0]), self.x.size(axes[0])
+            last = len(axes) == 1 and (not outer or not group.inner)
+            if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
+                self.out.line("#pragma omp simd")
+            elif last and not group.lanes and not outer:
+                self._simd_sum(group)
+            with self.out.block(f"for (int64_t {name} = 0; {name} < {size}; ++{name})"):
+                self._loops(group, axes[1:], section, outer)
+            return
+        if outer and (group.inner or any(isinstance(s, Accumulate) for s in group.statements)):
+            sums = [s for s in group.statements if isinstance(s, Accumulate)]
+            for statement in sums:
+                self._start(statement)
+            self._loops(group, group.inner, section, outer=False)
+            for statement in sums:
+                self._finish(statement)
+            return
+        self._innermost(group, section)
+
+    def _simd_sum(self, group: Group) -> None:
+        kinds = {s.node.name[0] for s in group.statements if isinstance(s, Accumulate)}
+        if kinds == {"sum"}:
+            names = ", ".join(self._accumulator(s.variable) for s in group.statements if isinstance(s, Accumulate))
+            self.out.line(f"#pragma omp simd reduction(+:{names})")
+
+    def _innermost(self, group: Group, section: str) -> None:
+        for statement in group.scalars:
+            self._statement(statement, section)
+        if group.lanes:
+            self.out.line("#pragma omp simd")
+            with self.out.block("for (int64_t j = 0; j < w; ++j)"):
+                for statement in group.lanes:
+                    self._statement(statement, section)
+
+    # ------------------------------------------------------------ statements
+
+    def _statement(self, statement: Statement, section: str) -> None:
+        x = self.x
+        match statement:
+            case Let(variable=variable, node=node):
+                text = x.expr(node, section, own=True)
+                kind = "ssmc_vector" if x.in_block and variable.lanes else self.c_type(variable.type)
+                const = f"const {kind} " if variable.local else ""
+                self.out.line(f"{const}{x.variable(variable)} = {text};")
+            case Accumulate():
+                self._accumulate(statement, section)
+            case Store(tensor=tensor, part=part, indices=indices, node=node, once=once):
+                text = x.narrow(x.expr(node, section), x.storage[tensor])
+                target = x.element(tensor, part, [x.expr(i, section) for i in indices])
+                guards = [f"{self.names.get('i', a)} == 0" for a in once]
+                guard = f"if ({' && '.join(guards)}) " if guards else ""
+                self.out.line(f"{guard}{target} = {text};")
+            case RingSet(tensor=tensor, part=part, lag=lag, indices=indices, node=node):
+                text = x.expr(node, section)
+                inner = [x.expr(i, section) for i in indices]
+                ring = x.rings[tensor]
+                if section == "before":
+                    slot = f"[{(ring.slots - lag) % ring.slots}]" if ring.slots > 1 else ""
+                    name = (
+                        x.ring_name(tensor, part)
+                        + slot
+                        + "".join(f"[{i}]" for i in inner)
+                        + ("[j]" if ring.lanes else "")
+                    )
+                else:
+                    name = x.ring_element(tensor, part, str(lag), inner, end=False)
+                self.out.line(f"{name} = {text};")
+
+    def _accumulator(self, variable: Variable) -> str:
+        """Where a fold gathers: a place of its own when the result is an entry of an array."""
+        name = self.names.get("v", variable.name)
+        if not variable.dims:
+            return name
+        return self.names.get("sum", variable.name)
+
+    def _start(self, statement: Accumulate) -> None:
+        variable, kind = statement.variable, statement.node.name[0]
+        name, type = self._accumulator(variable), self.c_type(variable.type)
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            name += "[s]"
+        shape = f"[{self.vector}]" if variable.lanes else ""
+        if variable.dims:
+            self.out.line(f"{type} {name}{shape};")
+        best = f"{name}_best"
+        if kind in ("argmax", "argmin"):
+            self.out.line(f"{self.c_type(statement.node.args[-1].type)} {best}{shape};")
+        with self._each_lane(variable.lanes) as at:
+            self.out.line(f"{name}{at} = {self._neutral(kind, variable.type)};")
+            if kind in ("argmax", "argmin"):
+                self.out.line(f"{best}{at} = 0;")
+
+    def _finish(self, statement: Accumulate) -> None:
+        variable = statement.variable
+        if variable.dims:
+            with self._each_lane(variable.lanes) as at:
+                self.out.line(f"{self.x.variable(variable)} = {self._accumulator(variable)}{at};")
+
+    def _each_lane(self, lanes: bool):  # type: ignore[no-untyped-def]
+        return _LaneLoop(self.out, lanes)
+
+    def _neutral(self, kind: object, type: DType) -> str:
+        if kind in ("argmax", "argmin"):
+            return "-1"
+        if kind in ("max", "min"):
+            if type is INT:
+                return "INT64_MIN" if kind == "max" else "INT64_MAX"
+            return "-INFINITY" if kind == "max" else "INFINITY"
+        return "1" if kind in ("prod", "all") else "0"
+
+    def _accumulate(self, statement: Accumulate, section: str) -> None:
+        node, variable = statement.node, statement.variable
+        kind = node.name[0]
+        into = self._accumulator(variable)
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            into += "[s]"
+        if self.x.in_block:
+            into = f"SSMC_VECTOR({into})"
+        elif variable.lanes:
+            into += "[j]"
+        body = self.x.expr(node.args[-1], section)
+        if kind in ("argmax", "argmin"):
+            self._accumulate_index(node, into, body, section)
+        elif kind in ("max", "min"):
+            real = self.c_type(variable.type)
+            sign = ">" if kind == "max" else "<"
+            self.out.line(f"{{ const {real} v = {body}; {into} = (v {sign} {into}) | (v != v) ? v : {into}; }}")
+        else:
+            sign = {"sum": "+=", "prod": "*=", "any": "|=", "all": "&="}[str(kind)]
+            self.out.line(f"{into} {sign} {body};")
+
+    def _accumulate_index(self, node: Node, into: str, body: str, section: str) -> None:
+        kind, axis = node.name
+        sign = ">" if kind == "argmax" else "<"
+        best = into[:-3] + "_best[j]" if into.endswith("[j]") else into + "_best"
+        allowed = f"({self.x.expr(node.args[0], section)}) & " if len(node.args) > 1 else ""
+        type = self.c_type(node.args[-1].type)
+        self.out.line(
+            f"{{ const {type} v = {body}; const int take = {allowed}(({into} < 0) | (v {sign} {best}) | ((v != v) & ({best} == {best})));"
+        )
+        self.out.line(f"  {best} = take ? v : {best}; {into} = take ? {self.x.axis(str(axis))} : {into}; }}")
+
+
+class _LaneLoop:
+    """A loop over lanes around a few lines, or nothing for values without lanes."""
+
+    def __init__(self, out: Writer, lanes: bool) -> None:
+        self.out, self.lanes = out, lanes
+
+    def __enter__(self) -> str:
+        if self.lanes:
+            self.block = self.out.block("for (int64_t j = 0; j < w; ++j)")
+            self.block.__enter__()
+        return "[j]" if self.lanes else ""
+
+    def __exit__(self, *_: object) -> None:
+        if self.lanes:
+            self.block.__exit__(None, None, None)

@@ -1,0 +1,347 @@
+"""One kernel → C: what a block of lanes keeps, three functions on it, and the launch over the grid.
+
+    before(kept)               what does not depend on time, and what the first step reads from before it
+    steps(kept, begin, end)    some steps of time
+    after(kept)                what is read after the last step
+
+A thread takes a band of neighbouring blocks and walks it through time in chunks, every block of the band
+through one chunk before the next chunk: rows of memory lie further apart than a page, and a chunk's pages
+are still known when the next block wants them. Each function is compiled with the number of lanes and
+unit lane strides as constants for whole blocks of contiguous data, and with either as a variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ssmc.ir import DType, Tensor
+from ssmc.ir.loops import Kernel, Loops, Statement, Store, Variable, own_nodes
+from ssmc.ir.scalar import Node, walk_nodes
+
+from .c_expr import Expressions
+from .c_groups import GroupEmitter
+from .storage import C_TYPES
+from .writer import Names, Writer
+
+_SMALL_WORK = 32768  # numbers below which a second thread costs more than it gains
+_TIME_BLOCK = 256  # steps that are one point of the grid where steps do not depend on each other
+_CHUNK = 64  # steps of one visit to a block of lanes
+_BAND = 16  # blocks that a thread walks through time together, at most
+_ENOUGH_BANDS = 8  # so many bands keep threads evenly busy
+_STACK_BYTES = 256 * 1024
+
+
+class KernelEmitter:
+    """Writes one kernel.
+
+    Args:
+        loops: the whole, for its compiled-in extents.
+        kernel: the one to write.
+        names: identifiers, shared by all kernels.
+        storage: storage name of each tensor in memory.
+        pointers: place of each tensor among the pointers.
+        strides: place of each tensor's first stride in ``m``.
+        extents: place of each passed extent in ``m``.
+        needed: gathers the functions of the prelude that are called.
+    """
+
+    def __init__(
+        self, loops: Loops, kernel: Kernel, names: Names, precision: str, storage: Mapping[str, str],
+        pointers: Mapping[str, int], strides: Mapping[str, int], extents: Mapping[str, int], needed: set[str], out: Writer,
+    ) -> None:  # fmt: skip
+        self.kernel, self.names, self.out = kernel, names, out
+        self.storage, self.fixed = storage, loops.fixed
+        self.pointers, self.strides, self.extents = pointers, strides, extents
+        self.tensors: Mapping[str, Tensor] = loops.program.tensors()
+        self.written = {e.name for e in loops.program.equations}
+        self.x = Expressions(loops.program, kernel, names, precision, storage, loops.fixed, needed)
+        self.groups = GroupEmitter(kernel, self.x, names, out)
+        self.vector = self.groups.vector
+        self.lane_tensors = self._lane_tensors()
+
+    def run(self) -> None:
+        """The struct, the functions, the launch."""
+        self.kept = self._kept()
+        self._struct()
+        sections = {"before": self.kernel.before, "after": self.kernel.after}
+        for section in ("before", "steps", "after"):
+            if section == "steps" or sections[section] or (section == "before" and self.kernel.tile):
+                self._function(section)
+        self._launch()
+
+    # ------------------------------------------------------------ what a block keeps
+
+    def _kept(self) -> dict[str, tuple[DType, list[int], bool]]:
+        """Carried values and what is computed ahead: name → type, shape, whether steps write it."""
+        found: dict[str, tuple[DType, list[int], bool]] = {}
+        for ring in self.kernel.rings:
+            for part in ring.parts:
+                dims = ([ring.slots] if ring.slots > 1 else []) + [self.fixed[a] for a in ring.dims]
+                shape = [*dims, self.vector] if ring.lanes else dims
+                found[self.x.ring_name(ring.tensor, part)] = (ring.type, shape, True)
+        for (section, _), variable in self.kernel.variables.items():
+            if section == "before" and not variable.local:
+                found[self.names.get("v", variable.name)] = (variable.type, self._shape(variable), False)
+        return found
+
+    def _shape(self, variable: Variable) -> list[int]:
+        dims = [self.fixed[a] for a in variable.dims]
+        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+            dims = [self.kernel.tile.steps, *dims]
+        return [*dims, self.vector] if variable.lanes else dims
+
+    def _struct(self) -> None:
+        with self.out.block(f"struct {self.kernel.name}_kept", "};"):
+            for name, (type, shape, _) in self.kept.items():
+                text = "".join(f"[{n}]" for n in shape)
+                self.out.line(f"{self.groups.c_type(type)} {name}{text} __attribute__((aligned(64)));")
+            if not self.kept:
+                self.out.line("char nothing;")
+        self.out.line()
+
+    def _open_kept(self, writes: bool) -> None:
+        """Names for what the block keeps: pointers to arrays, copies of single numbers."""
+        for name, (type, shape, _) in self.kept.items():
+            kind = self.groups.c_type(type)
+            rest = "".join(f"[{n}]" for n in shape[1:])
+            if not shape:
+                self.out.line(f"{kind} {name}{'' if writes else f' = kept->{name}'};")
+                self.out.line(f"(void){name};")
+            elif rest:
+                self.out.line(f"{kind} (*const restrict {name}){rest} = kept->{name};")
+            else:
+                self.out.line(f"{kind} *const restrict {name} = kept->{name};")
+
+    def _close_kept(self, everything: bool) -> None:
+        for name, (_, shape, changes) in self.kept.items():
+            if not shape and (everything or changes):
+                self.out.line(f"kept->{name} = {name};")
+
+    # ------------------------------------------------------------ functions
+
+    def _parameters(self, section: str) -> list[str]:
+        found = ["void *const *p", "const int64_t *m", f"struct {self.kernel.name}_kept *const restrict kept"]
+        found += [f"const int64_t {self.names.get('i', a)}" for a in self.kernel.grid]
+        if section == "steps" and self.kernel.time:
+            found += ["const int64_t begin", "const int64_t end"]
+        if self.kernel.lane:
+            found += [f"const int64_t {self.names.get('i', self.kernel.lane)}", "const int64_t w", "const int unit"]
+        return found
+
+    def _function(self, section: str) -> None:
+        k, out = self.kernel, self.out
+        head = f"static inline __attribute__((always_inline)) int {k.name}_{section}"
+        with out.block(f"{head}({', '.join(self._parameters(section))})"):
+            self._sizes(self._sizes_used())
+            self._pointers()
+            self._open_kept(writes=section == "before")
+            heap: list[str] = []
+            if section == "steps":
+                heap = self._locals()
+                self.groups.time_loop()
+            else:
+                if section == "before" and k.tile:
+                    out.line("__builtin_memset(kept, 0, sizeof *kept);")
+                for group in k.before if section == "before" else k.after:
+                    self.groups.group(group, section)
+            if section != "after":
+                self._close_kept(everything=section == "before")
+            for name in heap:
+                out.line(f"free({name}_heap);")
+            out.line("return 0;")
+        out.line()
+
+    def _sizes_used(self) -> set[str]:
+        found = {str(self.kernel.time)} if self.kernel.time else set()
+        for groups in (self.kernel.before, self.kernel.step, self.kernel.after):
+            for group in groups:
+                found |= set(group.axes)
+                for statement in group.statements:
+                    found |= {str(n.name) for n in walk_nodes(_nodes(statement)) if n.kind == "size"}
+        return found
+
+    def _sizes(self, axes: set[str]) -> None:
+        for axis, place in self.extents.items():
+            if axis in axes and axis not in self.fixed:
+                self.out.line(f"const int64_t {self.names.get('n', axis)} = m[{place}];")
+                self.out.line(f"(void){self.names.get('n', axis)};")
+
+    def _pointers(self) -> None:
+        for tensor in self.kernel.tensors:
+            const = "" if tensor in self.written else "const "
+            kind = C_TYPES[self.storage[tensor]]
+            self.out.line(f"{const}{kind} *const restrict {self.x.pointer(tensor)} = p[{self.pointers[tensor]}];")
+            for number, axis in enumerate(self.tensors[tensor].axes):
+                value = f"m[{self.strides[tensor] + number}]"
+                if axis == self.kernel.lane and tensor in self.lane_tensors:
+                    value = f"unit ? 1 : {value}"
+                self.out.line(f"const int64_t {self.x.stride(tensor, axis)} = {value};")
+
+    def _lane_tensors(self) -> list[str]:
+        """Tensors that every step touches along the lanes: their lane stride should be 1."""
+        lane = self.kernel.lane
+        found: dict[str, None] = {}
+        for statement in (s for g in self.kernel.step for s in g.statements):
+            for node in own_nodes(self.kernel, "step", statement):
+                if node.kind == "load":
+                    axes = self.tensors[node.name[0]].axes
+                    if lane in axes and node.args[axes.index(lane)].kind == "index":
+                        found[node.name[0]] = None
+            if isinstance(statement, Store) and lane in self.tensors[statement.tensor].axes:
+                found[statement.tensor] = None
+        return list(found)
+
+    # ------------------------------------------------------------ values of a step
+
+    def _locals(self) -> list[str]:
+        """Declare what crosses from group to group within a step; gives the names that lie on the heap."""
+        heap: list[str] = []
+        for (section, _), variable in self.kernel.variables.items():
+            if section != "step" or variable.local:
+                continue
+            name, kind, shape = self.names.get("v", variable.name), self.groups.c_type(variable.type), self._shape(variable)
+            count = 1
+            for extent in shape:
+                count *= extent
+            if count * 8 > _STACK_BYTES:
+                self._on_heap(name, kind, shape, heap)
+                continue
+            text = "".join(f"[{n}]" for n in shape)
+            self.out.line(f"{kind} {name}{text}{' __attribute__((aligned(64)))' if shape else ''};")
+            if self.kernel.tile and variable.lanes:
+                self.out.line(f"if (w < {self.vector}) __builtin_memset({name}, 0, sizeof {name});")
+        return heap
+
+    def _on_heap(self, name: str, kind: str, shape: list[int], heap: list[str]) -> None:
+        rest = "".join(f"[{n}]" for n in shape[1:])
+        heap.append(name)
+        self.out.line(f"{kind} (*const {name}_heap){rest} = malloc({shape[0]} * sizeof *{name}_heap);")
+        freed = " ".join(f"free({other}_heap);" for other in heap)
+        self.out.line(f"if ({name}_heap == NULL) {{ {freed} return 1; }}")
+        self.out.line(f"{kind} (*const restrict {name}){rest} = {name}_heap;")
+
+    # ------------------------------------------------------------ launch
+
+    def _splits_time(self) -> bool:
+        return self.kernel.time is not None and not self.kernel.recurrent
+
+    def _launch(self) -> None:
+        k, out = self.kernel, self.out
+        with out.block(f"static int {k.name}(void *const *p, const int64_t *m, int64_t threads)"):
+            self._sizes(self._sizes_used() | {a for a in (*k.grid, k.lane, k.time) if a})
+            if k.lane:
+                unit = [f"m[{self.strides[t] + self.tensors[t].axes.index(k.lane)}] == 1" for t in self.lane_tensors]
+                out.line(f"const int unit = {' && '.join(unit) or '1'};")
+            points = [(self.names.get("i", a), self.x.size(a)) for a in k.grid]
+            if self._splits_time():
+                points.append(("time_block", f"(({self.x.size(str(k.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
+            self._bands([count for _, count in points])
+            if k.lane:
+                points.append(("number", "bands"))
+            out.line("int failed = 0;")
+            self._parallel(points)
+            self._grid(points)
+            out.line("return failed;")
+        out.line()
+
+    def _bands(self, others: list[str]) -> None:
+        """How many blocks of lanes a thread walks together: many, unless that leaves too few bands. This
+        follows from sizes only, so that results do not depend on the number of threads."""
+        if not self.kernel.lane:
+            return
+        out, rest = self.out, " * ".join(others) or "1"
+        out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
+        out.line(f"int64_t band = {_BAND};")
+        out.line(f"while (band > 1 && {rest} * ((blocks + band - 1) / band) < {_ENOUGH_BANDS}) band /= 2;")
+        out.line("const int64_t bands = (blocks + band - 1) / band;")
+
+    def _parallel(self, points: list[tuple[str, str]]) -> None:
+        if not points:
+            return
+        work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else ["16"])
+        if self._splits_time():
+            work.append("64")
+        elif self.kernel.time:
+            work.append(self.x.size(self.kernel.time))
+        self.out.line(f"if ({' * '.join(work)} < {_SMALL_WORK}) threads = 1;")
+        collapse = f" collapse({len(points)})" if len(points) > 1 else ""
+        pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"
+        self.out.line(f"{pragma} reduction(|:failed)")
+
+    def _grid(self, points: list[tuple[str, str]]) -> None:
+        if points:
+            (name, count), rest = points[0], points[1:]
+            with self.out.block(f"for (int64_t {name} = 0; {name} < {count}; ++{name})"):
+                self._grid(rest)
+            return
+        self._span_of_time()
+        if self.kernel.lane:
+            self.out.line("const int64_t first = number * band;")
+            self.out.line("const int64_t mine = blocks - first < band ? blocks - first : band;")
+            self._with_kept(_BAND, "mine", "for (int64_t block = 0; block < mine; ++block)")
+        else:
+            self._with_kept(1, "1", "")
+
+    def _span_of_time(self) -> None:
+        if self._splits_time():
+            size = self.x.size(str(self.kernel.time))
+            self.out.line(f"const int64_t start = time_block * {_TIME_BLOCK};")
+            self.out.line(f"const int64_t stop = start + {_TIME_BLOCK} < {size} ? start + {_TIME_BLOCK} : {size};")
+        elif self.kernel.time:
+            self.out.line(f"const int64_t start = 0, stop = {self.x.size(self.kernel.time)};")
+
+    def _with_kept(self, most: int, count: str, each: str) -> None:
+        """Room for what the blocks keep, on the stack if it is small, around the walk."""
+        size = 64
+        for _, shape, _ in self.kept.values():
+            numbers = 8
+            for extent in shape:
+                numbers *= extent
+            size += numbers + 64
+        name = f"struct {self.kernel.name}_kept"
+        if size * most <= _STACK_BYTES:
+            self.out.line(f"{name} kept[{most}];")
+            self._walk(each)
+            return
+        self.out.line(f"{name} *const kept = aligned_alloc(64, (size_t)({count}) * sizeof({name}));")
+        self.out.line("if (kept == NULL) failed |= 1;")
+        with self.out.block("else"):
+            self._walk(each)
+            self.out.line("free(kept);")
+
+    def _walk(self, each: str) -> None:
+        """Every block through ``before``, then chunk by chunk through time, then through ``after``."""
+        k, out = self.kernel, self.out
+        if k.before or k.tile:
+            self._calls("before", each)
+        if k.time:
+            steps = k.tile.steps if k.tile else _CHUNK
+            with out.block(f"for (int64_t begin = start; begin < stop; begin += {steps})"):
+                out.line(f"const int64_t end = begin + {steps} < stop ? begin + {steps} : stop;")
+                self._calls("steps", each)
+        else:
+            self._calls("steps", each)
+        if k.after:
+            self._calls("after", f"if (start == 0) {each}" if self._splits_time() and each else each)
+
+    def _calls(self, section: str, each: str) -> None:
+        k, out = self.kernel, self.out
+        given = ["p", "m", "kept + block" if each else "kept", *(self.names.get("i", a) for a in k.grid)]
+        if section == "steps" and k.time:
+            given += ["begin", "end"]
+        head = f"{k.name}_{section}({', '.join(given)}"
+        if not each:
+            out.line(f"failed |= {head});")
+            return
+        lane = self.names.get("i", str(k.lane))
+        with out.block(each):
+            out.line(f"const int64_t {lane} = (first + block) * {self.vector};")
+            out.line(f"const int64_t left = {self.x.size(str(k.lane))} - {lane};")
+            out.line(f"if (unit && left >= {self.vector}) failed |= {head}, {lane}, {self.vector}, 1);")
+            out.line(f"else if (unit) failed |= {head}, {lane}, left, 1);")
+            out.line(f"else failed |= {head}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
+
+
+def _nodes(statement: Statement) -> tuple[Node, ...]:
+    """Everything a statement evaluates."""
+    return (*getattr(statement, "indices", ()), statement.node)
