@@ -13,7 +13,7 @@ from .c_expr import Expressions
 from .storage import BYTES
 from .writer import Names, Writer
 
-_AHEAD = 16  # steps between asking for a row of memory and using it
+_LINES_AHEAD = 128  # numbers per lane row asked for ahead of use: eight rows of 16 lanes; at least four rows
 
 
 class GroupEmitter:
@@ -72,11 +72,16 @@ class GroupEmitter:
         if not plain:
             return
         sign = "-" if self.kernel.reverse else "+"
-        names = {self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {_AHEAD})", self.kernel.lane: self.names.get("i", str(self.kernel.lane))}
+        names = {
+            self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {max(4, _LINES_AHEAD // self.vector)})",
+            self.kernel.lane: self.names.get("i", str(self.kernel.lane)),
+        }
         offset = x.offset(tensor, [names.get(a) or x.axis(a) for a in axes])
         line = 64 // BYTES[self.x.storage[tensor]]
         for first in range(0, self.vector, line):
-            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {x.stride(tensor, str(self.kernel.lane))}]);")
+            self.out.line(
+                f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {x.stride(tensor, str(self.kernel.lane))}]);"
+            )
 
     def _tiles(self, tile: Tile) -> None:
         """One tile of time; see ``passes.tile``."""

@@ -199,7 +199,11 @@ class KernelEmitter:
         for (section, _), variable in self.kernel.variables.items():
             if section != "step" or variable.local:
                 continue
-            name, kind, shape = self.names.get("v", variable.name), self.groups.c_type(variable.type), self._shape(variable)
+            name, kind, shape = (
+                self.names.get("v", variable.name),
+                self.groups.c_type(variable.type),
+                self._shape(variable),
+            )
             count = 1
             for extent in shape:
                 count *= extent

@@ -52,7 +52,9 @@ def _carrying_group(kernel: Kernel, operations: frozenset[str]) -> int | None:
     group = kernel.step[number]
     if len(group.axes) != 1 or any(r.dims != group.axes or r.slots > 1 or not r.lanes for r in kernel.rings):
         return None
-    return number if all(_own_entries(kernel, s) and _is_plain(kernel, s, operations) for s in group.statements) else None
+    return (
+        number if all(_own_entries(kernel, s) and _is_plain(kernel, s, operations) for s in group.statements) else None
+    )
 
 
 def _touches(kernel: Kernel, statement: Statement) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssmc.dsl import StaticValue, load_module, module_from_text
+from ssmc.errors import UserError
 
 from .layer import Layer
 from .operator import operator_of
@@ -23,6 +24,8 @@ def load(name_or_path: str | Path, layer: str | None = None, **statics: StaticVa
     Raises:
         UserError: no such module or layer, a mistake in the text, an unknown static parameter.
     """
+    if not isinstance(name_or_path, (str, Path)):
+        raise UserError(f"an object of type {type(name_or_path).__name__} names no module", expected="a name or a path")
     if isinstance(name_or_path, str) and layer is None:
         head, _, tail = name_or_path.rpartition(":")
         if head and tail.isidentifier():

@@ -21,7 +21,8 @@ from typing import Any
 import ssmc
 from ssmc.backends import Cache, toolchain
 from ssmc.compiler import Argument, Compiled, compile_program, load_entry
-from ssmc.dsl import Choice, LayerSignature, Module, elaborate, signature
+from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
+from ssmc.errors import UserError
 from ssmc.ir import Program
 from ssmc.passes import step
 
@@ -73,6 +74,9 @@ class StoredSource:
         return json.loads((self._cache.get(key, write) / DESCRIPTION).read_bytes())
 
     def _signature(self) -> dict[str, Any]:
+        problems = check(self.module)
+        if problems:
+            raise UserError(problems)
         return signature_to_json(signature(self.module, self._asked))
 
     # ------------------------------------------------------------ Programs

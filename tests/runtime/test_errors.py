@@ -145,7 +145,9 @@ def test_texts_and_names() -> None:
     with pytest.raises(UserError, match="has no layer `nothing`"):
         ssmc.load("selective_scan", "nothing")
     with pytest.raises(UserError, match="<text>:2"):
-        ssmc.compile("layer f(x[b, t]) -> y[b, t]:\n    y = nothing + x\n")(X[..., 0])
+        ssmc.compile("layer f(x[b, t]) -> y[b, t]:\n    y = nothing + x\n")
+    with pytest.raises(UserError, match="type int names no module"):
+        ssmc.load(3)  # type: ignore[arg-type]
 
 
 def test_layers_without_a_step_form() -> None:
