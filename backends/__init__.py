@@ -6,8 +6,8 @@ mathematics that emitted C brings along.
 
 from . import toolchain
 from .base import TARGETS, Target, target_named
-from .cache import Cache
 from .c_math import prelude
+from .cache import Cache
 from .storage import ALLOWED, BYTES, default_storage, output_storage, state_storage
 
 __all__ = [

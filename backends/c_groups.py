@@ -13,7 +13,7 @@ from .c_expr import Expressions
 from .storage import BYTES
 from .writer import Names, Writer
 
-_LINES_AHEAD = 128  # numbers per lane row asked for ahead of use: eight rows of 16 lanes; at least four rows
+_NUMBERS_AHEAD = 128  # numbers per lane row asked for ahead of use: eight rows of 16 lanes; at least four rows
 
 
 class GroupEmitter:
@@ -72,16 +72,15 @@ class GroupEmitter:
         if not plain:
             return
         sign = "-" if self.kernel.reverse else "+"
+        ahead = max(4, _NUMBERS_AHEAD // self.vector)
         names = {
-            self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {max(4, _LINES_AHEAD // self.vector)})",
+            self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {ahead})",
             self.kernel.lane: self.names.get("i", str(self.kernel.lane)),
         }
         offset = x.offset(tensor, [names.get(a) or x.axis(a) for a in axes])
-        line = 64 // BYTES[self.x.storage[tensor]]
+        line, along = 64 // BYTES[self.x.storage[tensor]], x.stride(tensor, str(self.kernel.lane))
         for first in range(0, self.vector, line):
-            self.out.line(
-                f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {x.stride(tensor, str(self.kernel.lane))}]);"
-            )
+            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {along}]);")
 
     def _tiles(self, tile: Tile) -> None:
         """One tile of time; see ``passes.tile``."""
@@ -273,9 +272,8 @@ class GroupEmitter:
         best = into[:-3] + "_best[j]" if into.endswith("[j]") else into + "_best"
         allowed = f"({self.x.expr(node.args[0], section)}) & " if len(node.args) > 1 else ""
         type = self.c_type(node.args[-1].type)
-        self.out.line(
-            f"{{ const {type} v = {body}; const int take = {allowed}(({into} < 0) | (v {sign} {best}) | ((v != v) & ({best} == {best})));"
-        )
+        better = f"({into} < 0) | (v {sign} {best}) | ((v != v) & ({best} == {best}))"
+        self.out.line(f"{{ const {type} v = {body}; const int take = {allowed}({better});")
         self.out.line(f"  {best} = take ? v : {best}; {into} = take ? {self.x.axis(str(axis))} : {into}; }}")
 
 

@@ -47,7 +47,8 @@ class KernelEmitter:
 
     def __init__(
         self, loops: Loops, kernel: Kernel, names: Names, precision: str, storage: Mapping[str, str],
-        pointers: Mapping[str, int], strides: Mapping[str, int], extents: Mapping[str, int], needed: set[str], out: Writer,
+        pointers: Mapping[str, int], strides: Mapping[str, int], extents: Mapping[str, int], needed: set[str],
+        out: Writer,
     ) -> None:  # fmt: skip
         self.kernel, self.names, self.out = kernel, names, out
         self.storage, self.fixed = storage, loops.fixed

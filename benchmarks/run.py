@@ -109,7 +109,7 @@ def _tables(part: str, quick: bool, say: Callable[[str], None]) -> Any:
         from benchmarks.timing import run_case
 
         for case in import_module(f"benchmarks.layers.{part}").cases(quick):
-            yield tables.of_case(case, run_case(case, *((5, 2.0) if quick else (25, 12.0)), say))
+            yield tables.of_case(case, run_case(case, *((5, 2.0) if quick else (20, 8.0)), say))
 
 
 if __name__ == "__main__":

@@ -31,27 +31,36 @@ __all__ = ["causal_conv1d_fn", "causal_conv1d_update", "rnn_scan", "selective_sc
 class _Library:
     """A layer of the library, loaded when it is first called."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **statics: Any) -> None:
         self.name = name
+        self.statics = statics
         self.layer: Layer | None = None
 
     def _load(self) -> bool:
         if self.layer is None:
-            self.layer = load(self.name)
+            self.layer = load(self.name, **self.statics)
         return True
 
     _load._dynamo_marked_constant = True  # type: ignore[attr-defined]  # done while tracing, not traced
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        self._load()
-        assert self.layer is not None
-        return self.layer(*args, **named)
+        if self.layer is None:
+            self._load()
+        return self.layer(*args, **named)  # type: ignore[misc]
 
 
-_SELECTIVE_SCAN = _Library("selective_scan")
-_SELECTIVE_SCAN_COMPLEX = _Library("selective_scan:selective_scan_complex")
-_SSD = _Library("ssd")
-_CAUSAL_CONV1D = _Library("causal_conv1d")
+def _by_softplus(name: str) -> tuple[_Library, _Library]:
+    return _Library(name, softplus_dt=False), _Library(name, softplus_dt=True)
+
+
+_SELECTIVE_SCAN = _by_softplus("selective_scan")
+_SELECTIVE_SCAN_COMPLEX = _by_softplus("selective_scan:selective_scan_complex")
+_SSD = _by_softplus("ssd")
+_CAUSAL_CONV1D = {
+    None: _Library("causal_conv1d"),
+    "silu": _Library("causal_conv1d", activation="silu"),
+    "swish": _Library("causal_conv1d", activation="silu"),
+}
 _AFFINE_SCAN = _Library("affine_scan")
 
 
@@ -130,12 +139,10 @@ def selective_scan_fn(
     """
     for name, value in (("u", u), ("delta", delta)):
         _axes("selective_scan_fn", name, value, 3)
-    op = _SELECTIVE_SCAN_COMPLEX if A.is_complex() else _SELECTIVE_SCAN
+    op = (_SELECTIVE_SCAN_COMPLEX if A.is_complex() else _SELECTIVE_SCAN)[bool(delta_softplus)]
     inputs = _given(D=D, z=_transposed(z), dt_bias=delta_bias)
     B, C = (_projection(name, value, A.is_complex()) for name, value in (("B", B), ("C", C)))
-    y, state = op(
-        u.transpose(1, 2), delta.transpose(1, 2), A, B, C, **inputs, softplus_dt=bool(delta_softplus), return_state=True
-    )
+    y, state = op(u.transpose(1, 2), delta.transpose(1, 2), A, B, C, **inputs, return_state=True)
     y = y.transpose(1, 2).to(u.dtype)
     return (y, state["h"][:, 0]) if return_last_state else y
 
@@ -179,25 +186,40 @@ def selective_state_update(
     _axes("selective_state_update", "state", state, 3, 4)
     _axes("selective_state_update", "x", x, state.dim() - 1)
     _axes("selective_state_update", "B", B, 2, 3)
-    if state.dim() == 4 and _same_in_head(dt, 2) and _same_in_head(A, 1) and _same_in_head(dt_bias, 1):
+    if state.dim() == 3:
+        return _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    if _same_in_head(dt, 2) and _same_in_head(A, 1) and _same_in_head(dt_bias, 1):
         return _headed_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    # Heads times their width are the scan's channels.
+    flat = state.flatten(1, 2)
+    D, dt_bias = (None if value is None else value.reshape(-1) for value in (D, dt_bias))
+    z = None if z is None else z.flatten(1)
+    y = _update(flat, x.flatten(1), dt.flatten(1), A.flatten(0, 1), B, C, D, z, dt_bias, dt_softplus)
+    if state.stride(1) != state.shape[2] * state.stride(2):  # then flat is a copy
+        state.copy_(flat.view(state.shape))
+    return y.view(x.shape)
 
-    def token(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.reshape(value.shape[0], 1, -1)
 
-    def channels(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.reshape(-1)
-
-    states = state.shape[-1]
-    before = state.reshape(state.shape[0], 1, -1, states)
-    held = torch.float64 if torch.float64 in (v.dtype for v in (x, dt, A, B, C)) else torch.float32
-    inputs = _given(D=channels(D), z=token(z), dt_bias=channels(dt_bias))
-    y, after = _SELECTIVE_SCAN(
-        *_given(x=token(x), dt=token(dt)).values(), A.reshape(-1, states), B.unsqueeze(1), C.unsqueeze(1), **inputs,
-        softplus_dt=bool(dt_softplus), state=State(("h",), (before.to(held),)), return_state=True,
+def _update(
+    state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None, dt_softplus: bool,
+) -> Tensor:  # fmt: skip
+    """The update of (B, D, N)."""
+    inputs = _given(D=D, z=None if z is None else z.unsqueeze(1), dt_bias=dt_bias)
+    before = state.unsqueeze(1)
+    held = _held(x, dt, A, B, C)
+    y, after = _SELECTIVE_SCAN[bool(dt_softplus)](
+        x.unsqueeze(1), dt.unsqueeze(1), A, B.unsqueeze(1), C.unsqueeze(1), **inputs,
+        state=State(("h",), (before if before.dtype is held else before.to(held),)), return_state=True,
     )  # fmt: skip
-    state.copy_(after["h"].reshape(state.shape))
-    return y.reshape(x.shape).to(x.dtype)
+    before.copy_(after[0])
+    y = y.squeeze(1)
+    return y if y.dtype is x.dtype else y.to(x.dtype)
+
+
+def _held(*values: Tensor) -> torch.dtype:
+    """The dtype of the state of a call with these arguments."""
+    return torch.float64 if torch.float64 in [value.dtype for value in values] else torch.float32
 
 
 def _same_in_head(value: Tensor | None, place: int) -> bool:
@@ -213,23 +235,23 @@ def _headed_update(
     if A.dim() == 3 and A.stride(2) != 0:
         raise UserError("selective_state_update: A varies along the states within a head")
     groups = (B.unsqueeze(1), C.unsqueeze(1)) if B.dim() == 3 else (B[:, None, None], C[:, None, None])
-    held = torch.float64 if torch.float64 in (v.dtype for v in (x, dt, A, B, C)) else torch.float32
     inputs = _given(D=D, z=None if z is None else z.unsqueeze(1), dt_bias=None if dt_bias is None else dt_bias[:, 0])
-    y, after = _SSD(
-        x.unsqueeze(1), dt[:, None, :, 0], A[:, 0, 0], *groups, **inputs, softplus_dt=bool(dt_softplus),
-        state=State(("ssd_discrete.S",), (state.unsqueeze(1).to(held),)), return_state=True,
+    before = state.unsqueeze(1)
+    y, after = _SSD[bool(dt_softplus)](
+        x.unsqueeze(1), dt[:, None, :, 0], A[:, 0, 0], *groups, **inputs,
+        state=State(("ssd_discrete.S",), (before.to(_held(x, dt, A, B, C)),)), return_state=True,
     )  # fmt: skip
-    state.copy_(after[0][:, 0])
-    return y[:, 0].to(x.dtype)
+    before.copy_(after[0])
+    return y.squeeze(1).to(x.dtype)
 
 
 # ---------------------------------------------------------------- causal_conv1d
 
 
-def _activation(function: str, activation: str | None) -> str:
-    if activation not in (None, "silu", "swish"):
+def _convolution(function: str, activation: str | None) -> _Library:
+    if activation not in _CAUSAL_CONV1D:
         raise UserError(f"{function}: `activation` is {activation!r}", expected="None, 'silu' or 'swish'")
-    return "none" if activation is None else "silu"
+    return _CAUSAL_CONV1D[activation]
 
 
 def causal_conv1d_fn(
@@ -260,8 +282,8 @@ def causal_conv1d_fn(
     if seq_idx is not None and (initial_states is not None or return_final_states):
         raise UserError("causal_conv1d_fn: `seq_idx` is given together with initial or final states")
     inputs = _given(bias=bias, seq_idx=seq_idx, x0=_transposed(initial_states))
-    act = _activation("causal_conv1d_fn", activation)
-    y = _CAUSAL_CONV1D(x.transpose(1, 2), weight, **inputs, activation=act, return_state=return_final_states)
+    op = _convolution("causal_conv1d_fn", activation)
+    y = op(x.transpose(1, 2), weight, **inputs, return_state=return_final_states)
     if not return_final_states:
         if seq_idx is not None:
             y.masked_fill_((seq_idx < 0)[..., None], 0)
@@ -295,7 +317,7 @@ def causal_conv1d_update(
         As ``x``, in its dtype.
     """
     _axes("causal_conv1d_update", "x", x, 2, 3)
-    act = _activation("causal_conv1d_update", activation)
+    op = _convolution("causal_conv1d_update", activation)
     tokens = x.unsqueeze(-1) if x.dim() == 2 else x
     length, width = conv_state.shape[-1], weight.shape[1]
     if length < width - 1:
@@ -304,10 +326,9 @@ def causal_conv1d_update(
     if cache_seqlens is not None:
         places = cache_seqlens[:, None] + torch.arange(-(width - 1), 0, device=x.device)
         before = conv_state.gather(2, _ring(places, conv_state))
-    y = _CAUSAL_CONV1D(
-        tokens.transpose(1, 2), weight, **_given(bias=bias), activation=act,
-        x0=before[..., before.shape[-1] - (width - 1) :].transpose(1, 2),
-    )  # fmt: skip
+    if before.shape[-1] != width - 1:
+        before = before[..., before.shape[-1] - (width - 1) :]
+    y = op(tokens.transpose(1, 2), weight, x0=before.transpose(1, 2), **_given(bias=bias))
     if cache_seqlens is None:
         conv_state.copy_(
             torch.cat([conv_state, tokens.to(conv_state.dtype)], -1)[..., -length:] if length else conv_state

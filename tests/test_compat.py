@@ -88,6 +88,9 @@ def test_one_decay_per_head() -> None:
     wanted = compat.selective_state_update(plain, x, dt.clone(), A.clone(), B, C, D, z, bias.clone(), True)
     torch.testing.assert_close(y, wanted, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(expanded, plain)
+    strided = torch.zeros(batch, heads, 2 * width, states)[:, :, ::2]
+    compat.selective_state_update(strided.copy_(state), x, dt.clone(), A.clone(), B, C, D, z, bias.clone(), True)
+    assert torch.equal(strided, plain)
     half = state.bfloat16()
     y = compat.selective_state_update(half, x.bfloat16(), dt, A, B, C, D, z, bias, True)
     assert y.dtype is torch.bfloat16 and half.dtype is torch.bfloat16

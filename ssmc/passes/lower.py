@@ -415,8 +415,8 @@ class _KernelLowering:
             if self.ranges.varies(axis):
                 names = ", ".join(f"`{n}`" for n in self.kernel.equations)
                 span = self.plan.program.equation(self.kernel.equations[0]).span
-                raise Unsupported(f"equations {names} need a whole row along `{axis}` at once, which has no strategy on "
-                                  "this target yet", span=span)  # fmt: skip
+                what = f"equations {names} need a whole row along `{axis}` at once"
+                raise Unsupported(f"{what}, which has no strategy on this target yet", span=span)
 
     def _all_uses(self, section: str, nodes: tuple[Node, ...]) -> list[tuple[_Item, bool]]:
         """Like ``_uses``, but also of values computed ahead."""

@@ -70,7 +70,7 @@ class StoredSource:
         def write(folder: Path) -> None:
             (folder / DESCRIPTION).write_text(json.dumps(make()), encoding="utf-8")
 
-        key = {"what": what, "layer": self._key, "code": fingerprint(), **about}
+        key = {"what": what, "layer": self._key, "code": CODE, **about}
         return json.loads((self._cache.get(key, write) / DESCRIPTION).read_bytes())
 
     def _signature(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class StoredSource:
         about = {"kind": json.dumps(asdict(kind)), "target": TARGET}
         fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes).fixed))
         about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
-        machine = {"what": "variant", "layer": self._key, "code": fingerprint(), **toolchain.find().key_parts()}
+        machine = {"what": "variant", "layer": self._key, "code": CODE, **toolchain.find().key_parts()}
 
         def write(folder: Path) -> None:
             made = self._compiled(spec, kind, sizes)
@@ -165,8 +165,7 @@ def cache_of(root: str) -> Cache:
     return Cache(root)
 
 
-@functools.cache
-def fingerprint() -> str:
+def _fingerprint() -> str:
     """The state of the compiler's own files: other code may derive other things from the same text."""
     root = Path(ssmc.__file__).parent
     found = [ssmc.__version__]
@@ -177,3 +176,6 @@ def fingerprint() -> str:
                     about = entry.stat()
                     found.append(f"{folder.name}/{entry.name} {about.st_size} {about.st_mtime_ns}")
     return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+CODE = _fingerprint()  # taken now: what is edited later is not what this process runs

@@ -73,15 +73,18 @@ layer diagonal(u[t, d], A[d, n]: complex, C[d, n]: complex) -> y[t, d]:
 
 
 @pytest.mark.parametrize("text, sizes", [
-    ("layer reverse(x[b, t, d], a[b, t, d]) -> g[b, t, d]:\n    seq t\n    g = sigmoid(a[t+1]) * g[t+1] + 0.25 * g[t+2] + x\n",
+    ("layer reverse(x[b, t, d], a[b, t, d]) -> g[b, t, d]:\n    seq t\n"
+     "    g = sigmoid(a[t+1]) * g[t+1] + 0.25 * g[t+2] + x\n",
      {"b": 2, "t": 9, "d": 5}),
     ("layer ends(x[b, t, d], g0[b, d]) -> g[b, t, d]:\n    seq t\n    g = 0.5 * g[t+1] + x\n    g[t >= #t] = g0\n",
      {"b": 2, "t": 6, "d": 5}),
     ("layer lags(x[t, d], h0[k, d]) -> h[t, d]:\n    seq t\n    h = 0.5 * h[t-3] + 0.2 * h[t-1] + x\n"
      "    h[t<0] = h0[k = #k+t]\n", {"t": 8, "d": 3, "k": 3}),
-    ("layer mutual(x[b, t, d]) -> c[b, t, d], h[b, t, d]:\n    seq t\n    c = tanh(h[t-1] + x)\n    h = c * 0.5 + c[t-2]\n",
+    ("layer mutual(x[b, t, d]) -> c[b, t, d], h[b, t, d]:\n    seq t\n"
+     "    c = tanh(h[t-1] + x)\n    h = c * 0.5 + c[t-2]\n",
      {"b": 2, "t": 7, "d": 17}),
-    ("layer swap(x[b, t, d]) -> p[b, t, d], q[b, t, d]:\n    seq t\n    p = 0.5 * q[t-1] + x\n    q = 0.3 * p[t-1] - x\n",
+    ("layer swap(x[b, t, d]) -> p[b, t, d], q[b, t, d]:\n    seq t\n"
+     "    p = 0.5 * q[t-1] + x\n    q = 0.3 * p[t-1] - x\n",
      {"b": 2, "t": 7, "d": 17}),
     ("layer window(x[b, t, d], w[d, j]) -> y[b, t, d]:\n    seq t\n    u = exp(-x ^ 2)\n    y = sum[j](w * u[t-j])\n",
      {"b": 2, "t": 3, "d": 5, "j": 4}),
@@ -91,7 +94,8 @@ layer diagonal(u[t, d], A[d, n]: complex, C[d, n]: complex) -> y[t, d]:
      "    S = S[t-1] + sigmoid(g) / 9 * (v - old) * q\n    y = sum[k](q * S)\n", {"b": 2, "t": 7, "k": 5, "e": 6}),
     ("layer gather(x[b, t, d], E[c, d], code[b, t]: int) -> y[b, t, d]:\n    seq t\n    y = x + E[c = code - 1]\n",
      {"b": 2, "t": 7, "c": 2, "d": 6}),
-    ("layer position(x[b, t, d]) -> y[b, t, d]:\n    seq t\n    y = x * cos(t / 3) + 0.1 * y[t-1] * t\n", {"b": 1, "t": 7, "d": 6}),
+    ("layer position(x[b, t, d]) -> y[b, t, d]:\n    seq t\n"
+     "    y = x * cos(t / 3) + 0.1 * y[t-1] * t\n", {"b": 1, "t": 7, "d": 6}),
     ("layer pool(x[b, t, d]) -> y[b, d], i[b, t]: int, m[b, t]:\n    seq t\n    y = mean[t](x)\n    i = argmax[d](x)\n"
      "    m = logsumexp[d](x) + max[d](x) * prod[d](x)\n", {"b": 2, "t": 5, "d": 7}),
     ("layer soft(x[b, t, d], v[d, e]) -> y[b, t, e]:\n    seq t\n    p = softmax[d: x < 1](x)\n    y = sum[d](p * v)\n",
@@ -147,7 +151,8 @@ def test_nan_and_infinity_behave() -> None:
 
 @pytest.mark.parametrize("text, words", [
     ("layer f(k[t], x[t]) -> y[t]:\n    seq t\n    y = sum[s: s <= t](k[t = t-s] * x[t=s])\n", "conditional reduction"),
-    ("layer f(q[t], v[t]) -> y[t]:\n    seq t\n    p = softmax[s: s <= t](q * v[t=s])\n    y = sum[s](p * v[t=s])\n", "softmax"),
+    ("layer f(q[t], v[t]) -> y[t]:\n    seq t\n"
+     "    p = softmax[s: s <= t](q * v[t=s])\n    y = sum[s](p * v[t=s])\n", "softmax"),
     ("layer f(c[t]: int, v[t]) -> y[t]:\n    seq t\n    y = sum[s: c[t=s] == c](v[t=s])\n", "equal codes"),
     ("layer f(x[t]) -> y[t]: int:\n    y = argsort[t](x)\n", "a sort"),
     ("layer f(x[e]) -> y[e]:\n    y = hadamard[e](x)\n", "Hadamard"),

@@ -33,7 +33,7 @@ def test_rg_lru_ceiling(sizes: tuple[int, int, int]) -> None:
     i = rg_lru.make_inputs(*sizes)
     i = i._replace(r=i.r * 40, g=i.g * 40)
     made = rg_lru.ceiling(i, torch.empty_like(i.x)).call()
-    assert relative_error(made, rg_lru.reference(i)) < 1e-4
+    assert relative_error(made, rg_lru.reference(i)) < 1e-3  # 1 - a^2 cancels where a gate is closed
 
 
 @pytest.mark.parametrize("blocked", [False, True])
