@@ -10,7 +10,7 @@ import torch
 
 import ssmc
 
-CHANNELS, SIZES = 256, ((1, 512), (16, 256))
+CHANNELS, SIZES = 256, ((1, 256), (8, 64))
 
 
 def weights(module: torch.nn.LSTM) -> dict[str, torch.Tensor]:
@@ -35,7 +35,7 @@ def one_at_a_time(op: ssmc.Layer, x: torch.Tensor, given: dict[str, torch.Tensor
 def milliseconds(*runs: Callable[[], object]) -> list[float]:
     """Median wall time of each, taken in turns."""
     taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(9):
+    for _ in range(5):
         for run, times in zip(runs, taken, strict=True):
             start = time.perf_counter()
             run()

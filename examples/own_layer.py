@@ -71,10 +71,10 @@ def main() -> None:
     ours, theirs = milliseconds(lambda: op(**inputs), 15), milliseconds(lambda: eager(**inputs), 5)
 
     print(f"{op.name}: batch {BATCH}, length {LENGTH}, {CHANNELS} channels, {TAPS} taps, float32\n")
-    print("                                   ms  largest difference from the float64 interpreter")
-    print(f"ssmc, all at once            {ours:8.2f}  {np.abs(y.numpy() - exact).max():.1e}")
-    print(f"ssmc, half token by token           {np.abs(pieces.numpy() - exact).max():12.1e}")
-    print(f"eager PyTorch                {theirs:8.2f}  {np.abs(eager(**inputs).numpy() - exact).max():.1e}")
+    print("                                 ms  largest difference from the float64 interpreter")
+    print(f"ssmc, all at once          {ours:8.2f}  {np.abs(y.numpy() - exact).max():.1e}")
+    print(f"ssmc, half token by token            {np.abs(pieces.numpy() - exact).max():.1e}")
+    print(f"eager PyTorch              {theirs:8.2f}  {np.abs(eager(**inputs).numpy() - exact).max():.1e}")
 
 
 if __name__ == "__main__":

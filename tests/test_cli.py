@@ -231,7 +231,9 @@ def test_compile_writes_a_library_and_its_description(ssmc: Any, good: Path, tmp
     interface = json.loads((tmp_path / "out" / "decay.json").read_text())
     assert [(a["name"], a["storage"]) for a in interface["arguments"]][:2] == [("x", "f64"), ("a", "f64")]
     assert ctypes.CDLL(str(tmp_path / "out" / "decay.so"))[interface["symbol"]]
-    assert interface["symbol"] in (tmp_path / "out" / "decay.c").read_text()
+    for suffix in (".c", ".h"):
+        assert interface["symbol"] in (tmp_path / "out" / f"decay{suffix}").read_text()
+    assert "kernel k0" in (tmp_path / "out" / "decay.plan").read_text()
 
 
 @pytest.mark.parametrize(
@@ -260,9 +262,11 @@ def test_layers_that_are_not_there(ssmc: Any, good: Path, tmp_path: Path) -> Non
     assert "broken.ssm:2:" in ssmc("compile", tmp_path / "broken.ssm", "--emit", "c").err
 
 
-def test_extents_that_are_compiled_in_must_be_known(ssmc: Any) -> None:
-    ran = ssmc("compile", "selective_scan", "--emit", "c")
-    assert ran.code == 1 and "axis `n`" in ran.err and "--sizes" in ran.err
+def test_extents_that_are_compiled_in_are_assumed_aloud(ssmc: Any, tmp_path: Path) -> None:
+    ran = ssmc("compile", "selective_scan", "--emit", "plan", "--sizes", "b=1")
+    assert ran.code == 0 and "#n = 16" in ran.out and "assumed: #n = 16" in ran.err
+    ran = ssmc("compile", "selective_scan", "-o", tmp_path / "out")
+    assert ran.code == 0 and "assumed      #n = 16" in ran.out
 
 
 def test_without_a_compiler(good: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": BASE | MIDDLE | {"compiler"},
     "runtime": BASE | MIDDLE | {"compiler", "explain"},
     "compat": BASE | MIDDLE | {"compiler", "runtime"},
+    "__main__": {"cli"},
     "cli": BASE | MIDDLE | {"compiler", "runtime", "commands"},
     "commands": BASE | MIDDLE | {"compiler", "explain", "runtime"},
     "models": BASE | MIDDLE | {"compiler", "runtime", "compat"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmc.errors import ToolchainError, UserError
+from ssmc.errors import ToolchainError
 
 from .layer import LayerChoice, layer_options
 from .report import Report, command, table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssmc.compiler import Compiled, Stages
     from ssmc.ir import Program
 
+ASSUMED_EXTENT = 16
 LEVELS = ("ast", "program", "plan", "loops", "c")
 
 
@@ -32,8 +33,8 @@ def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -
     """Compile LAYER to a library, or print a level on the way there.
 
     LAYER is a name from `ssmc library`, FILE.ssm, or either with :NAME for one of its layers. The library, its C
-    text and a description of its entry go to the folder given by -o. Extents of inner axes (states, taps) are
-    compiled in and must be given by --sizes.
+    text, a header, the plan and a description of its entry go to the folder given by -o. Extents of inner axes
+    (states, taps) are compiled in; those that --sizes does not give are taken to be 16, and the output says so.
     """
     if emit is None and output is None:
         raise click.UsageError("give a folder with -o DIR, or a level with --emit")
@@ -45,35 +46,35 @@ def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -
 
         text = print_program(chosen.elaborate())
     elif emit is not None:
-        text = _stages(chosen, chosen.elaborate(), target).show(emit)
+        done, assumed = _stages(chosen, chosen.elaborate(), target)
+        text = done.show(emit)
+        if assumed:
+            click.echo(f"assumed: {_note(assumed)}", err=True)
     else:
         assert output is not None
         return _build(chosen, target, output)
     return Report(text, {**chosen.facts(), "target": target, "level": emit, "text": text})
 
 
-def _stages(chosen: LayerChoice, program: Program, target: str) -> Stages:
+def _stages(chosen: LayerChoice, program: Program, target: str) -> tuple[Stages, dict[str, int]]:
+    """Every level, and the extents that had to be assumed because --sizes does not give them."""
     from ssmc.backends import default_storage
     from ssmc.compiler import stages
+    from ssmc.passes import MissingExtent
 
-    with _missing_sizes(program, chosen.sizes):
-        return stages(program, target, default_storage(program, chosen.dtype), chosen.sizes)
+    assumed: dict[str, int] = {}
+    while True:
+        try:
+            known = {**chosen.sizes, **assumed}
+            return stages(program, target, default_storage(program, chosen.dtype), known), assumed
+        except MissingExtent as missing:
+            if missing.axis in assumed:
+                raise
+            assumed[missing.axis] = ASSUMED_EXTENT
 
 
-class _missing_sizes:
-    """Turn the want of an extent that has to be compiled in into a message that says which."""
-
-    def __init__(self, program: Program, sizes: Mapping[str, int]) -> None:
-        self.axes = [axis.name for axis in program.axes if axis.name not in sizes]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyError) and error.args and error.args[0] in self.axes:
-            name = error.args[0]
-            message = f"the extent of axis `{name}` is compiled in, and must be known"
-            raise UserError(message, hint=f"add {name}=… to --sizes") from None
+def _note(assumed: Mapping[str, int]) -> str:
+    return ", ".join(f"#{a} = {n}" for a, n in assumed.items()) + " (give --sizes to choose)"
 
 
 def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
@@ -81,19 +82,24 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
     from ssmc.compiler import compile_program
 
     program = chosen.elaborate()
-    with _missing_sizes(program, chosen.sizes):
-        compiled = compile_program(program, target, default_storage(program, chosen.dtype), chosen.sizes)
+    done, assumed = _stages(chosen, program, target)
+    sizes = {**chosen.sizes, **assumed}
+    compiled = compile_program(program, target, default_storage(program, chosen.dtype), sizes)
     name = chosen.signature.name
     interface = describe(compiled, target)
     files = {
         "library": folder / f"{name}{compiled.library.suffix}",
         "text": folder / f"{name}.c",
+        "header": folder / f"{name}.h",
+        "plan": folder / f"{name}.plan",
         "interface": folder / f"{name}.json",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(compiled.library, files["library"])
         shutil.copyfile(compiled.library.with_suffix(".c"), files["text"])
+        files["header"].write_text(header(compiled), encoding="utf-8")
+        files["plan"].write_text(done.show("plan"), encoding="utf-8")
         files["interface"].write_text(json.dumps(interface, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ToolchainError(
@@ -102,8 +108,29 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
     shown = {kind: str(path) for kind, path in files.items()}
     rows = [*shown.items(), ("entry", compiled.symbol), ("axes", ", ".join(compiled.axes) or "none")]
     rows.append(("compiled in", ", ".join(f"#{a} = {n}" for a, n in compiled.fixed.items()) or "nothing"))
+    if assumed:
+        rows.append(("assumed", _note(assumed)))
     rows.append(("arguments", "\n".join(_argument(item) for item in interface["arguments"])))
     return Report(table(rows), {**chosen.facts(), "target": target, "files": shown, "interface": interface})
+
+
+def header(compiled: Compiled) -> str:
+    """A C header for the library: the entry, and what its pointers and numbers are."""
+    lines = [
+        "#pragma once",
+        "#include <stdint.h>",
+        "",
+        "/* `pointers`, in order:",
+        *(f" *   {_place(n, a.storage, len(a.axes), a.role)}" for n, a in enumerate(compiled.arguments)),
+        f" * `meta`: {len(compiled.axes)} extents, then the strides of each tensor in elements, axis by axis.",
+        " * `threads`: how many may be used. Gives 0, or 1 when memory runs out. */",
+        f"int64_t {compiled.symbol}(void *const *pointers, const int64_t *meta, int64_t threads);",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _place(number: int, storage: str, axes: int, role: str) -> str:
+    return f"{number}: {role}, {storage}, {axes} axes"
 
 
 def describe(compiled: Compiled, target: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .report import Report, command, table
 
 if TYPE_CHECKING:
     from ssmc.analysis import Cost, Recurrence
+    from ssmc.explain import Explanation
     from ssmc.ir import Program
 
 REAL_BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
@@ -38,7 +39,7 @@ def explain(target: str, **layer: Any) -> Report:
     recurrences = analysis.classify(program)
     states = _states(program, extents, chosen.dtype)
     cost = analysis.cost(program, chosen.sizes, REAL_BYTES[chosen.dtype])
-    plan, unsupported = _plan(chosen, program, target)
+    found, unsupported = _explanation(chosen, program, target)
     facts = {
         **chosen.facts(),
         "target": target,
@@ -48,7 +49,7 @@ def explain(target: str, **layer: Any) -> Report:
         "recurrences": [{"equations": list(r.equations), "axis": r.axis, "kind": _kind(r)} for r in recurrences],
         "state": states,
         "cost": _cost_facts(cost),
-        "plan": plan,
+        "kernels": found.facts() if found else None,
         "unsupported": unsupported,
     }
     rows = [
@@ -62,7 +63,7 @@ def explain(target: str, **layer: Any) -> Report:
         ),
         ("state", "\n".join(_state_text(state) for state in states) or "none"),
         *_cost_rows(cost),
-        ("plan", plan or "none: " + " ".join(unsupported)),
+        ("kernels", str(found) if found else "none: " + " ".join(unsupported)),
     ]
     return Report(table(rows), facts)
 
@@ -76,15 +77,16 @@ def _need_sizes(program: Program, chosen: LayerChoice) -> None:
         raise UserError(f"the extents of {', '.join(missing)} are not known", hint=f"add --sizes {example}")
 
 
-def _plan(chosen: LayerChoice, program: Program, target: str) -> tuple[str, list[str]]:
-    """The plan in words, or why there is none."""
+def _explanation(chosen: LayerChoice, program: Program, target: str) -> tuple[Explanation | None, list[str]]:
+    """Kernels, what bounds them on this machine, and the time that gives; or why there are none."""
+    from ssmc import explain as kernels
     from ssmc.backends import default_storage
-    from ssmc.compiler import stages
 
     try:
-        return stages(program, target, default_storage(program, chosen.dtype), chosen.sizes).plan.describe(), []
+        storage = default_storage(program, chosen.dtype)
+        return kernels.explain(program, chosen.sizes, storage, target=target), []
     except Unsupported as error:
-        return "", [diagnostic.message for diagnostic in error.diagnostics]
+        return None, [diagnostic.message for diagnostic in error.diagnostics]
 
 
 def _kind(recurrence: Recurrence) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ssmc.errors import UserError
 from ssmc.ir import (
     INT,
     Const,
@@ -21,6 +22,14 @@ from ssmc.ir import (
     sizes_used,
     upper_bound,
 )
+
+
+class MissingExtent(UserError):
+    """The extent of ``axis`` has to be compiled in and was not given."""
+
+    def __init__(self, axis: str) -> None:
+        self.axis = axis
+        super().__init__(f"the extent of axis `{axis}` is compiled in, and must be known", hint=f"give {axis}=…")
 
 
 class Ranges:
@@ -65,7 +74,7 @@ class Ranges:
         if axis in self.sizes:
             return self.sizes[axis]
         if extent is None:
-            raise KeyError(axis)
+            raise MissingExtent(axis)
         known = {a: self.value(a) for a in sizes_used(extent)}
         return evaluate_int(extent, known)
 
