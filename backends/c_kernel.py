@@ -58,7 +58,7 @@ class KernelEmitter:
         self.x = Expressions(loops.program, kernel, names, precision, storage, loops.fixed, needed)
         self.groups = GroupEmitter(kernel, self.x, names, out)
         self.vector = self.groups.vector
-        self.lane_tensors = self._lane_tensors()
+        self.unit_axes = self._unit_axes()
 
     def run(self) -> None:
         """The struct, the functions, the launch."""
@@ -126,8 +126,8 @@ class KernelEmitter:
         if section == "steps" and self.kernel.time:
             found += ["const int64_t begin", "const int64_t end"]
         if self.kernel.lane:
-            found += [f"const int64_t {self.names.get('i', self.kernel.lane)}", "const int64_t w", "const int unit"]
-        return found
+            found += [f"const int64_t {self.names.get('i', self.kernel.lane)}", "const int64_t w"]
+        return [*found, "const int unit"]
 
     def _function(self, section: str) -> None:
         k, out = self.kernel, self.out
@@ -174,23 +174,25 @@ class KernelEmitter:
             self.out.line(f"{const}{kind} *const restrict {self.x.pointer(tensor)} = p[{self.pointers[tensor]}];")
             for number, axis in enumerate(self.tensors[tensor].axes):
                 value = f"m[{self.strides[tensor] + number}]"
-                if axis == self.kernel.lane and tensor in self.lane_tensors:
+                if axis == self.unit_axes.get(tensor):
                     value = f"unit ? 1 : {value}"
                 self.out.line(f"const int64_t {self.x.stride(tensor, axis)} = {value};")
 
-    def _lane_tensors(self) -> list[str]:
-        """Tensors that every step touches along the lanes: their lane stride should be 1."""
+    def _unit_axes(self) -> dict[str, str]:
+        """For each tensor that every step touches, the axis whose stride should be 1: the lanes, or without
+        lanes the last axis, along which innermost loops run."""
         lane = self.kernel.lane
-        found: dict[str, None] = {}
+        found: dict[str, str] = {}
         for statement in (s for g in self.kernel.step for s in g.statements):
-            for node in own_nodes(self.kernel, "step", statement):
-                if node.kind == "load":
-                    axes = self.tensors[node.name[0]].axes
-                    if lane in axes and node.args[axes.index(lane)].kind == "index":
-                        found[node.name[0]] = None
-            if isinstance(statement, Store) and lane in self.tensors[statement.tensor].axes:
-                found[statement.tensor] = None
-        return list(found)
+            touched = [(n.name[0], n.args) for n in own_nodes(self.kernel, "step", statement) if n.kind == "load"]
+            if isinstance(statement, Store):
+                touched.append((statement.tensor, statement.indices))
+            for tensor, indices in touched:
+                axes = self.tensors[tensor].axes
+                wanted = lane if lane else axes[-1] if axes else None
+                if wanted in axes and indices[axes.index(wanted)].kind == "index":
+                    found[tensor] = str(wanted)
+        return found
 
     # ------------------------------------------------------------ values of a step
 
@@ -234,9 +236,8 @@ class KernelEmitter:
         k, out = self.kernel, self.out
         with out.block(f"static int {k.name}(void *const *p, const int64_t *m, int64_t threads)"):
             self._sizes(self._sizes_used() | {a for a in (*k.grid, k.lane, k.time) if a})
-            if k.lane:
-                unit = [f"m[{self.strides[t] + self.tensors[t].axes.index(k.lane)}] == 1" for t in self.lane_tensors]
-                out.line(f"const int unit = {' && '.join(unit) or '1'};")
+            unit = [f"m[{self.strides[t] + self.tensors[t].axes.index(a)}] == 1" for t, a in self.unit_axes.items()]
+            out.line(f"const int unit = {' && '.join(unit) or '1'};")
             points = [(self.names.get("i", a), self.x.size(a)) for a in k.grid]
             if self._splits_time():
                 points.append(("time_block", f"(({self.x.size(str(k.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
@@ -336,7 +337,8 @@ class KernelEmitter:
             given += ["begin", "end"]
         head = f"{k.name}_{section}({', '.join(given)}"
         if not each:
-            out.line(f"failed |= {head});")
+            out.line(f"if (unit) failed |= {head}, 1);")
+            out.line(f"else failed |= {head}, 0);")
             return
         lane = self.names.get("i", str(k.lane))
         with out.block(each):

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.timing import Case, Goal, Row
 
 UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6}
+VERDICTS = {True: "met ", False: "MISS", None: "    "}
 
 
 def of_case(case: Case, rows: Sequence[Row]) -> dict[str, Any]:
@@ -90,11 +91,13 @@ def _judge(goal: Goal, rows: Sequence[Row]) -> dict[str, Any] | None:
     if mine is None or not others:
         return None
     best, name = min(others)
-    if goal.factor >= 1:
-        text = f"{goal.name} / {name} = {mine / best:.2f}, goal at most {goal.factor}"
+    ratio, factor = mine / best, goal.factor
+    if factor is not None and factor >= 1:
+        text = f"{goal.name} / {name} = {ratio:.2f}, goal at most {factor}"
     else:
-        text = f"{goal.name} is {best / mine:.1f} times as fast as {name}, goal at least {1 / goal.factor:.0f}"
-    return {"text": text, "value": mine / best, "met": mine / best <= goal.factor}
+        text = f"{goal.name} is {1 / ratio:.1f} times as fast as {name}"
+        text += f", goal at least {1 / factor:.0f}" if factor else ""
+    return {"text": text, "value": ratio, "met": None if factor is None else ratio <= factor}
 
 
 def text(table: dict[str, Any]) -> str:
@@ -109,7 +112,7 @@ def text(table: dict[str, Any]) -> str:
     for line in lines:
         cells = [c.ljust(w) if k in (0, 7) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))]
         shown.append("  ".join(cells).rstrip())
-    verdicts = [f"{'met ' if goal['met'] else 'MISS'}  {goal['text']}" for goal in table["goals"]]
+    verdicts = [f"{VERDICTS[goal['met']]}  {goal['text']}" for goal in table["goals"]]
     return "\n".join([f"{table['name']}  {sizes}".rstrip(), *shown, *verdicts])
 
 

@@ -39,11 +39,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Goal:
-    """``name`` is to take at most ``factor`` times what the fastest of ``against`` takes."""
+    """``name`` is to take at most ``factor`` times what the fastest of ``against`` takes; None: just say so."""
 
     name: str
     against: tuple[str, ...]
-    factor: float
+    factor: float | None = None
 
 
 @dataclass(frozen=True)

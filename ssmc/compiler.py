@@ -83,6 +83,7 @@ def stages(
 
     Raises:
         Unsupported: an equation has no strategy on this target.
+        UserError: static parameters make an extent negative.
     """
     backend = target_named(target)
     program = lift(unshadow(inline(program)))
@@ -90,6 +91,9 @@ def stages(
     held = _storage(program, storage)
     known = dict(sizes or {})
     planned = plan(program, known, options)
+    for axis, extent in planned.fixed.items():
+        if extent < 0:
+            raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
     lanes = options.lanes or backend.lanes(held.values())
     loops = lower(planned, known, lanes, backend.vector_operations(held.values()))
     arguments = _arguments(program, loops, held)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_WIDEST = 200  # characters of a source line that a diagnostic shows
+
 
 @dataclass(frozen=True)
 class Source:
@@ -45,9 +47,13 @@ class Span:
         return self.source.position(self.start)[1]
 
     def context(self) -> str:
-        """The source line with a caret under the span, two lines of text."""
+        """The source line with a caret under the span, two lines of text; a piece of it where it is long."""
         line, column = self.source.position(self.start)
         text = self.source.line(line)
-        width = max(1, min(self.end - self.start, len(text) - column + 1))
-        indent = "".join("\t" if c == "\t" else " " for c in text[: column - 1])
-        return f"{text}\n{indent}{'^' * width}"
+        shown = "".join(c if c == "\t" or c.isprintable() else "\ufffd" for c in text)
+        first = 0 if len(text) <= _WIDEST else max(0, min(column - 1 - _WIDEST // 3, len(text) - _WIDEST))
+        piece = shown[first : first + _WIDEST]
+        before, after = "… " if first else "", " …" if first + _WIDEST < len(text) else ""
+        width = max(1, min(self.end - self.start, first + len(piece) - column + 1))
+        indent = "".join("\t" if c == "\t" else " " for c in before + piece[: column - 1 - first])
+        return f"{before}{piece}{after}\n{indent}{'^' * width}"

@@ -363,3 +363,18 @@ def test_a_reader_that_stops_early() -> None:
 def test_a_terminal_that_knows_only_ascii(good: Path) -> None:
     done = script("compile", str(good), "--emit", "plan", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "kernel" in done.stdout
+
+
+def test_a_negative_extent_is_refused(ssmc: Any, tmp_path: Path) -> None:
+    path = tmp_path / "window.ssm"
+    path.write_text("layer window(x[b, t], *, W: int = 4) -> y[b, t]:\n    seq t\n    y = sum[j < W](x[t-j])\n")
+    ran = ssmc("compile", path, "--set", "W=-3", "-o", tmp_path / "out")
+    assert ran.code == 1 and "the extent of axis 'j' would be -3" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_binary_file_is_refused_in_few_words(ssmc: Any, tmp_path: Path) -> None:
+    path = tmp_path / "binary.ssm"
+    path.write_bytes(b"\x7fELF\x1b[31m" + bytes(range(256)) * 20)
+    ran = ssmc("check", path)
+    assert ran.code == 1 and "is not UTF-8" in ran.err and len(ran.err) < 600

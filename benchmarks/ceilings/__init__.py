@@ -68,7 +68,7 @@ def diagonal_ssm(u: Any, params: Any, y: Any, threads: int = 2, blocked: bool = 
     """The diagonal complex SSM with 32 complex states.
 
     Args:
-        u: (length, channels). Channels are a multiple of 16, length of 256.
+        u: (length, channels). Channels are a multiple of 16, length of 128.
         params: (channels / 16, 32, 4, 16), from ``pack_diagonal``.
         y: the result, like u.
         threads: how many.

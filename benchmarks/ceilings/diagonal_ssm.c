@@ -16,15 +16,16 @@
 
 #define STATES 32
 #define HELD 4                  /* complex states in registers */
-#define STEPS 256               /* steps per tile */
+#define STEPS 128               /* steps per tile */
+#define BAND 256                /* channels per band, at most */
 
 static void tile(ptrdiff_t d, const float *u, const float *par, float *RESTRICT state, float *RESTRICT y)
 {
     for (int s = 0; s < STATES; s += HELD) {
         vf re[HELD], im[HELD], ar[HELD], ai[HELD], cr[HELD], ci[HELD];
         for (int k = 0; k < HELD; k++) {
-            const float *p = par + (s + k) * 4 * W, *h = state + (s + k) * 2 * W;
-            ar[k] = load(p), ai[k] = load(p + W), cr[k] = load(p + 2 * W), ci[k] = load(p + 3 * W);
+            const float *p = par + (s + k) * 4 * 16, *h = state + (s + k) * 2 * W;
+            ar[k] = load(p), ai[k] = load(p + 16), cr[k] = load(p + 32), ci[k] = load(p + 48);
             re[k] = load(h), im[k] = load(h + W);
         }
         for (int t = 0; t < STEPS; t++) {
@@ -46,22 +47,34 @@ static void tile(ptrdiff_t d, const float *u, const float *par, float *RESTRICT 
     }
 }
 
+/* Channels of one band: a whole number of 16s, and as many bands as threads or a multiple of that. */
+static int band_width(int d, int threads)
+{
+    int bands = (d + threads * BAND - 1) / (threads * BAND) * threads;
+    return ((d + bands - 1) / bands + 15) / 16 * 16;
+}
+
+static void band(ptrdiff_t l, ptrdiff_t d, int n, const float *u, const float *params, float *y)
+{
+    float state[BAND * STATES * 2] __attribute__((aligned(64)));
+    float sums[STEPS * W] __attribute__((aligned(64)));
+    memset(state, 0, sizeof state);
+    for (ptrdiff_t t = 0; t < l; t += STEPS)
+        for (int j = 0; j < n; j += W) {
+            const float *p = params + (size_t)(j / 16) * STATES * 4 * 16 + j % 16;
+            tile(d, u + t * d + j, p, state + j * STATES * 2, sums);
+            for (int i = 0; i < STEPS; i++) store(y + (t + i) * d + j, load(sums + i * W));
+        }
+}
+
 /* u, y: (l, d); params: (d / 16, 32, 4, 16) holding re a, im a, 2 re c, 2 im c.
-   d is a multiple of 16, l of 256. */
+   d is a multiple of 16, l of 128. */
 EXPORT void diagonal_ssm(int threads, int l, int d, const float *u, const float *params, float *y)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int j = 0; j < d; j += W) {
-        float par[STATES * 4 * W] __attribute__((aligned(64)));
-        float state[STATES * 2 * W] __attribute__((aligned(64))) = {0};
-        float sums[STEPS * W] __attribute__((aligned(64)));
-        const float *p = params + (size_t)(j / 16) * STATES * 4 * 16 + j % 16;
-        for (int k = 0; k < STATES * 4; k++) store(par + k * W, load(p + k * 16));
-        for (int t = 0; t < l; t += STEPS) {
-            tile(d, u + (size_t)t * d + j, par, state, sums);
-            for (int i = 0; i < STEPS; i++) store(y + (size_t)(t + i) * d + j, load(sums + i * W));
-        }
-    }
+    int width = band_width(d, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int j = 0; j < d; j += width)
+        band(l, d, d - j < width ? d - j : width, u + j, params + (size_t)j * STATES * 4, y + j);
 }
 
 #define STEP 4                  /* steps at once */
@@ -148,16 +161,20 @@ static void pair(ptrdiff_t d, const float *x, Blocked *b, float *y)
     for (int i = 0; i < PAIR; i++) store(y + i * d, sum[i]);
 }
 
+static void blocked_band(ptrdiff_t l, ptrdiff_t d, int n, const float *u, const float *params, float *y)
+{
+    static __thread Blocked blocks[BAND / W];
+    for (int j = 0; j < n; j += W) prepare(params + (size_t)(j / 16) * STATES * 4 * 16 + j % 16, blocks + j / W);
+    for (ptrdiff_t t0 = 0; t0 < l; t0 += STEPS)
+        for (int j = 0; j < n; j += W)
+            for (ptrdiff_t t = t0; t < t0 + STEPS && t < l; t += PAIR) pair(d, u + t * d + j, blocks + j / W, y + t * d + j);
+}
+
 /* As diagonal_ssm; l is a multiple of 8. */
 EXPORT void diagonal_ssm_blocked(int threads, int l, int d, const float *u, const float *params, float *y)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int j = 0; j < d; j += W) {
-        Blocked b;
-        prepare(params + (size_t)(j / 16) * STATES * 4 * 16 + j % 16, &b);
-        for (ptrdiff_t t = 0; t < l; t += PAIR) {
-            for (int i = 0; i < PAIR; i++) __builtin_prefetch(u + (t + PAIR + i < l ? t + PAIR + i : t) * d + j);
-            pair(d, u + t * d + j, &b, y + t * d + j);
-        }
-    }
+    int width = band_width(d, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int j = 0; j < d; j += width)
+        blocked_band(l, d, d - j < width ? d - j : width, u + j, params + (size_t)j * STATES * 4, y + j);
 }

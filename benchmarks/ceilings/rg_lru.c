@@ -7,7 +7,7 @@
    channels and walks time in tiles, so that rows are read some hundred bytes at a time. */
 #include "vec.h"
 
-#define STEPS 32                /* steps per tile */
+#define STEPS 16                /* steps per tile */
 #define BLOCK 32                /* channels per tile */
 #define BAND 1024               /* channels per band, at most */
 #define V 2                     /* vectors of the second pass */

@@ -14,7 +14,7 @@
 #define STATES 16
 #define V (W == 16 ? 1 : 2)     /* vectors per inner block */
 #define BLOCK (V * W)           /* channels per inner block */
-#define STEPS 32                /* steps per tile */
+#define STEPS 16                /* steps per tile */
 #define BAND 256                /* channels per band, at most */
 
 typedef struct {

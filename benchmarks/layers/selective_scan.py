@@ -189,7 +189,7 @@ def case(b: int, t: int, d: int, slow: bool) -> Case:
         ]
         return reference(i), entries + [e for e in peers if slow or "torch.compile" not in e.name]
 
-    goals = (Goal("ssmc", ("ceiling",), 1.6), Goal("ssmc", IN_USE, 0.1), Goal("ssmc", IN_USE + BY_HAND, 1 / 3))
+    goals = (Goal("ssmc", ("ceiling",), 1.6), Goal("ssmc", IN_USE, 0.1), Goal("ssmc", BY_HAND))
     return Case("selective scan", {"b": b, "t": t, "d": d, "n": STATES}, setup, goals=goals)
 
 
