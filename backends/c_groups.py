@@ -106,8 +106,9 @@ class GroupEmitter:
         """The carrying group, block of states by block, on vectors as wide as the machine's registers."""
         out, axis = self.out, self.names.get("i", tile.axis)
         held = [(ring, part) for ring in self.kernel.rings for part in ring.parts]
-        out.line(f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)")
-        with out.block(f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"):
+        lanes = f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)"
+        blocks = f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"
+        with out.block(lanes), out.block(blocks):
             for ring, part in held:
                 out.line(f"ssmc_vector {self.names.get('h', f'{ring.tensor} {part}')}[{tile.states}];")
             self._move(tile, held, into=True)

@@ -66,7 +66,7 @@ class KernelEmitter:
         self._struct()
         sections = {"before": self.kernel.before, "after": self.kernel.after}
         for section in ("before", "steps", "after"):
-            if section == "steps" or sections[section] or (section == "before" and self.kernel.tile):
+            if section == "steps" or sections[section] or (section == "before" and self.kernel.rings):
                 self._function(section)
         self._launch()
 
@@ -106,7 +106,7 @@ class KernelEmitter:
             kind = self.groups.c_type(type)
             rest = "".join(f"[{n}]" for n in shape[1:])
             if not shape:
-                self.out.line(f"{kind} {name}{'' if writes else f' = kept->{name}'};")
+                self.out.line(f"{kind} {name}{' = 0' if writes else f' = kept->{name}'};")
                 self.out.line(f"(void){name};")
             elif rest:
                 self.out.line(f"{kind} (*const restrict {name}){rest} = kept->{name};")
@@ -141,7 +141,7 @@ class KernelEmitter:
                 heap = self._locals()
                 self.groups.time_loop()
             else:
-                if section == "before" and k.tile:
+                if section == "before" and k.rings:
                     out.line("__builtin_memset(kept, 0, sizeof *kept);")
                 for group in k.before if section == "before" else k.after:
                     self.groups.group(group, section)
@@ -318,7 +318,7 @@ class KernelEmitter:
     def _walk(self, each: str) -> None:
         """Every block through ``before``, then chunk by chunk through time, then through ``after``."""
         k, out = self.kernel, self.out
-        if k.before or k.tile:
+        if k.before or k.rings:
             self._calls("before", each)
         if k.time:
             steps = k.tile.steps if k.tile else _CHUNK

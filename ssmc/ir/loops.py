@@ -94,7 +94,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Ring:
-    """A carried value: the last ``depth`` steps of it, in ``slots`` places (1: updated in place)."""
+    """A carried value: the last ``depth`` steps of it, in ``slots`` places (1: updated in place). It starts
+    as zeros where ``before`` writes nothing else into it."""
 
     tensor: str
     parts: tuple[str, ...]

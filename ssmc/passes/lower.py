@@ -171,6 +171,8 @@ class _KernelLowering:
         for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
             write = RingSet(equation.name, part, 0, inner, node)
             found.append(self._root("step", node, equation.axes, write))
+        if not self._is_extended(equation):
+            return found  # rings start as zeros
         for lag in range(1, depth + 1):
             start = self._start(equation, lag)
             for part, node in zip(part_names(equation.dtype), parts(start), strict=True):
@@ -178,14 +180,16 @@ class _KernelLowering:
                 found.append(self._root("before", node, equation.axes, write))
         return found
 
+    def _is_extended(self, equation: Equation) -> bool:
+        """Whether an equation says what is read before the first step."""
+        side = "after" if self.kernel.reverse else "before"
+        return self.plan.program.extension(equation.name, str(self.kernel.time), side) is not None
+
     def _start(self, equation: Equation, lag: int) -> Value:
         """What a recurrence reads ``lag`` steps before its first step."""
-        time = self.kernel.time
-        assert time is not None
-        side = "after" if self.kernel.reverse else "before"
-        extension = self.plan.program.extension(equation.name, time, side)
-        if extension is None:
-            return self.make.convert(self.graph.const(0, INT), equation.dtype)
+        time = str(self.kernel.time)
+        extension = self.plan.program.extension(equation.name, time, "after" if self.kernel.reverse else "before")
+        assert extension is not None
         at: Expr = as_int(-lag)
         if self.kernel.reverse:
             at = Size(time) if lag == 1 else Op("add", (Size(time), Const(lag - 1, INT)))
