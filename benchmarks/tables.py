@@ -26,7 +26,7 @@ def of_case(case: Case, rows: Sequence[Row]) -> dict[str, Any]:
                 "ratio": row.median / base if row.median and base else None,
                 "error": row.error,
                 "first_call_s": row.first_call,
-                "note": row.note,
+                "note": row.note if row.quiet or not row.seconds else f"{row.note}; disturbed".lstrip("; "),
             }
             for row in rows
         ],
@@ -85,9 +85,9 @@ def _summary(name: str, seconds: Sequence[float], unit: str) -> dict[str, Any]:
 
 
 def _judge(goal: Goal, rows: Sequence[Row]) -> dict[str, Any] | None:
-    medians = {row.name: row.median for row in rows}
-    mine = medians.get(goal.name)
-    others = [(value, name) for name in goal.against if (value := medians.get(name))]
+    typical = {row.name: row.typical for row in rows}
+    mine = typical.get(goal.name)
+    others = [(value, name) for name in goal.against if (value := typical.get(name))]
     if mine is None or not others:
         return None
     best, name = min(others)
