@@ -85,9 +85,11 @@ def _summary(name: str, seconds: Sequence[float], unit: str) -> dict[str, Any]:
 
 
 def _judge(goal: Goal, rows: Sequence[Row]) -> dict[str, Any] | None:
-    typical = {row.name: row.typical for row in rows}
+    timed = {row.name: row for row in rows if row.seconds and row.name in (goal.name, *goal.against)}
+    quiet = all(row.quiet for row in timed.values())
+    typical = {name: statistics.median(row.seconds) if quiet else min(row.seconds) for name, row in timed.items()}
     mine = typical.get(goal.name)
-    others = [(value, name) for name in goal.against if (value := typical.get(name))]
+    others = [(typical[name], name) for name in goal.against if name in typical]
     if mine is None or not others:
         return None
     best, name = min(others)

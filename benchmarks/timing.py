@@ -88,11 +88,6 @@ class Row:
     def median(self) -> float | None:
         return statistics.median(self.seconds) if self.seconds else None
 
-    @property
-    def typical(self) -> float | None:
-        """What goals are judged by: the median, or the shortest call where all were disturbed."""
-        return self.median if self.quiet else min(self.seconds, default=None)
-
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
