@@ -78,7 +78,7 @@ class Expressions:
         name = self.names.get("v", variable.name)
         if variable.local:
             return name
-        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+        if variable.chunk or (self.kernel.tile and variable.name in self.kernel.tile.crossing):
             name += "[s]"
         if self.in_block and variable.lanes:
             name += "".join(f"[{self.names.get('i', a)}]" for a in variable.dims)
@@ -115,11 +115,7 @@ class Expressions:
 
     def lookup(self, node: Node, section: str) -> Variable | None:
         """The variable that holds a node, if it has one that is visible from ``section``."""
-        for place in (section, "before"):
-            found = self.kernel.variables.get((place, node.number))
-            if found is not None and (place == section or not found.local):
-                return found
-        return None
+        return self.kernel.holder(section, node)
 
     def constant(self, node: Node) -> str:
         value = node.name
@@ -198,7 +194,10 @@ class Expressions:
         return self.names.get("p", tensor)
 
     def element(self, tensor: str, part: str, indices: list[str]) -> str:
-        offset = self.offset(tensor, indices)
+        return self.at(tensor, part, self.offset(tensor, indices))
+
+    def at(self, tensor: str, part: str, offset: str) -> str:
+        """The number at an offset in elements."""
         if self.storage[tensor] in ("c64", "c128"):
             offset = f"2 * ({offset})" + (" + 1" if part == "im" else "")
         return f"{self.pointer(tensor)}[{offset}]"
@@ -254,15 +253,19 @@ class Expressions:
         if self.in_block:
             return f"{self.names.get('h', f'{tensor} {part}')}[k]"
         now = self.size(str(self.kernel.time)) if end else "step"
-        slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
+        if ring.history:
+            slot = f"[s + {ring.depth} - {lag}]"
+        else:
+            slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
         return self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")
 
     def array(self, node: Node, section: str) -> str:
         tensor, part = node.name
-        variable = self.kernel.arrays[tensor, part]
+        variable = self.kernel.arrays["rebuild" if section == "rebuild" else "step", tensor, part]
         inner = [
             a for a in self.tensors[tensor].axes if a not in (*self.kernel.grid, self.kernel.lane, self.kernel.time)
         ]
         place = dict(zip(inner, (self.expr(a, section) for a in node.args), strict=True))
         name = self.names.get("v", variable.name)
-        return name + "".join(f"[{place[a]}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
+        now = "[s]" if variable.chunk else ""
+        return name + now + "".join(f"[{place[a]}]" for a in variable.dims) + ("[j]" if variable.lanes else "")

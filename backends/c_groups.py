@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Ring, RingSet, Statement, Store, Tile, Variable, own_nodes
+from ssmc.ir.loops import (
+    Accumulate,
+    Group,
+    Kernel,
+    LaneSum,
+    Let,
+    Ring,
+    RingSet,
+    Statement,
+    Store,
+    Tile,
+    Variable,
+    own_nodes,
+)
 from ssmc.ir.scalar import Node
 
 from .c_expr import Expressions
@@ -35,10 +48,42 @@ class GroupEmitter:
             self._groups(k.step)
         elif k.tile:
             self._tiles(k.tile)
+        elif k.chunk:
+            self._chunk()
         else:
             with out.block("for (int64_t step = begin; step < end; ++step)"):
                 self._present("step")
                 self._groups(k.step)
+
+    def _chunk(self) -> None:
+        """One chunk of time, ``s`` its steps: what it is entered with, what is rebuilt, then its steps."""
+        k, out = self.kernel, self.out
+        out.line("const int64_t count = end - begin;")
+        if k.enter:
+            with out.block(""):
+                out.line("const int64_t s = 0;")
+                self._at("begin + s")
+                for group in k.enter:
+                    self.group(group, "enter")
+        if k.rebuild:
+            with self._upwards():
+                for group in k.rebuild:
+                    self.group(group, "rebuild")
+        with self._each_step():
+            self._groups(k.step)
+
+    @contextmanager
+    def _upwards(self) -> Iterator[None]:
+        with self.out.block("for (int64_t s = 0; s < count; ++s)"):
+            self._at("begin + s")
+            yield
+
+    def _at(self, index: str) -> None:
+        """Name an index along time, and the number of the step that stands for it."""
+        time, size = self.names.get("i", str(self.kernel.time)), self.x.size(str(self.kernel.time))
+        self.out.line(f"const int64_t {time} = {index};")
+        self.out.line(f"const int64_t step = {f'{size} - 1 - {time}' if self.kernel.reverse else time};")
+        self.out.line(f"(void){time}, (void)step, (void)s;")
 
     def _present(self, step: str) -> None:
         """Name the index along time that a step stands for."""
@@ -98,6 +143,12 @@ class GroupEmitter:
 
     @contextmanager
     def _each_step(self) -> Iterator[None]:
+        if self.kernel.chunk:
+            down = "for (int64_t s = count - 1; s >= 0; --s)"
+            with self.out.block(down if self.kernel.reverse else "for (int64_t s = 0; s < count; ++s)"):
+                self._at("begin + s")
+                yield
+            return
         with self.out.block("for (int64_t s = 0; s < count; ++s)"):
             self._present("begin + s")
             yield
@@ -189,6 +240,9 @@ class GroupEmitter:
                 guards = [f"{self.names.get('i', a)} == 0" for a in once]
                 guard = f"if ({' && '.join(guards)}) " if guards else ""
                 self.out.line(f"{guard}{target} = {text};")
+            case LaneSum(tensor=tensor, part=part, dims=dims, node=node):
+                place = "".join(f"[{self.names.get('i', a)}]" for a in dims)
+                self.out.line(f"shared->{self.sum_name(tensor, part)}[s]{place}[j] += {x.expr(node, section)};")
             case RingSet(tensor=tensor, part=part, lag=lag, indices=indices, node=node):
                 text = x.expr(node, section)
                 inner = [x.expr(i, section) for i in indices]
@@ -204,6 +258,10 @@ class GroupEmitter:
                 else:
                     name = x.ring_element(tensor, part, str(lag), inner, end=False)
                 self.out.line(f"{name} = {text};")
+
+    def sum_name(self, tensor: str, part: str) -> str:
+        """Where the lanes of a sum over groups of them are gathered."""
+        return self.names.get("g", f"{tensor} {part}")
 
     def _accumulator(self, variable: Variable) -> str:
         """Where a fold gathers: a place of its own when the result is an entry of an array."""

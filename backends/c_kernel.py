@@ -3,6 +3,7 @@
     before(kept)               what does not depend on time, and what the first step reads from before it
     steps(kept, begin, end)    some steps of time
     after(kept)                what is read after the last step
+    gather(shared, …)          sums over the lanes of a band, written at the end of each chunk of time
 
 A thread takes a band of neighbouring blocks and walks it through time in chunks, every block of the band
 through one chunk before the next chunk: rows of memory lie further apart than a page, and a chunk's pages
@@ -12,11 +13,14 @@ unit lane strides as constants for whole blocks of contiguous data, and with eit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from ssmc.ir import DType, Tensor
-from ssmc.ir.loops import Kernel, Loops, Statement, Store, Variable, own_nodes
+from ssmc.ir.loops import Kernel, LaneSum, Loops, Ring, Statement, Store, Variable, own_nodes
 from ssmc.ir.scalar import Node, walk_nodes
+
+from ssmc.passes import GROUP
 
 from .c_expr import Expressions
 from .c_groups import GroupEmitter
@@ -64,10 +68,13 @@ class KernelEmitter:
         """The struct, the functions, the launch."""
         self.kept = self._kept()
         self._struct()
+        self._shared()
         sections = {"before": self.kernel.before, "after": self.kernel.after}
         for section in ("before", "steps", "after"):
             if section == "steps" or sections[section] or (section == "before" and self.kernel.rings):
                 self._function(section)
+        if self.kernel.sums:
+            self._gather()
         self._launch()
 
     # ------------------------------------------------------------ what a block keeps
@@ -76,18 +83,23 @@ class KernelEmitter:
         """Carried values and what is computed ahead: name → type, shape, whether steps write it."""
         found: dict[str, tuple[DType, list[int], bool]] = {}
         for ring in self.kernel.rings:
-            for part in ring.parts:
-                dims = ([ring.slots] if ring.slots > 1 else []) + [self.fixed[a] for a in ring.dims]
-                shape = [*dims, self.vector] if ring.lanes else dims
-                found[self.x.ring_name(ring.tensor, part)] = (ring.type, shape, True)
+            if not ring.history:
+                for part in ring.parts:
+                    found[self.x.ring_name(ring.tensor, part)] = (ring.type, self._ring_shape(ring), True)
         for (section, _), variable in self.kernel.variables.items():
             if section == "before" and not variable.local:
                 found[self.names.get("v", variable.name)] = (variable.type, self._shape(variable), False)
         return found
 
+    def _ring_shape(self, ring: Ring) -> list[int]:
+        dims = ([ring.slots] if ring.slots > 1 else []) + [self.fixed[a] for a in ring.dims]
+        return [*dims, self.vector] if ring.lanes else dims
+
     def _shape(self, variable: Variable) -> list[int]:
         dims = [self.fixed[a] for a in variable.dims]
-        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
+        if variable.chunk:
+            dims = [self.kernel.chunk, *dims]
+        elif self.kernel.tile and variable.name in self.kernel.tile.crossing:
             dims = [self.kernel.tile.steps, *dims]
         return [*dims, self.vector] if variable.lanes else dims
 
@@ -98,6 +110,22 @@ class KernelEmitter:
                 self.out.line(f"{self.groups.c_type(type)} {name}{text} __attribute__((aligned(64)));")
             if not self.kept:
                 self.out.line("char nothing;")
+        self.out.line()
+
+    def _sums(self) -> list[tuple[str, LaneSum]]:
+        """The sums over groups of lanes, each with the name of where it is gathered."""
+        found = [s for g in self.kernel.step for s in g.statements if isinstance(s, LaneSum)]
+        return [(self.groups.sum_name(s.tensor, s.part), s) for s in found]
+
+    def _shared(self) -> None:
+        """What the blocks of a band gather together in a chunk of time."""
+        if not self.kernel.sums:
+            return
+        with self.out.block(f"struct {self.kernel.name}_shared", "};"):
+            for name, statement in self._sums():
+                shape = [self.kernel.chunk, *(self.fixed[a] for a in statement.dims), self.vector]
+                text = "".join(f"[{n}]" for n in shape)
+                self.out.line(f"{self.groups.c_type(statement.node.type)} {name}{text} __attribute__((aligned(64)));")
         self.out.line()
 
     def _open_kept(self, writes: bool) -> None:
@@ -122,6 +150,8 @@ class KernelEmitter:
 
     def _parameters(self, section: str) -> list[str]:
         found = ["void *const *p", "const int64_t *m", f"struct {self.kernel.name}_kept *const restrict kept"]
+        if section == "steps" and self.kernel.sums:
+            found.append(f"struct {self.kernel.name}_shared *const restrict shared")
         found += [f"const int64_t {self.names.get('i', a)}" for a in self.kernel.grid]
         if section == "steps" and self.kernel.time:
             found += ["const int64_t begin", "const int64_t end"]
@@ -154,7 +184,7 @@ class KernelEmitter:
 
     def _sizes_used(self) -> set[str]:
         found = {str(self.kernel.time)} if self.kernel.time else set()
-        for groups in (self.kernel.before, self.kernel.step, self.kernel.after):
+        for groups in self.kernel.sections.values():
             for group in groups:
                 found |= set(group.axes)
                 for statement in group.statements:
@@ -199,14 +229,15 @@ class KernelEmitter:
     def _locals(self) -> list[str]:
         """Declare what crosses from group to group within a step; gives the names that lie on the heap."""
         heap: list[str] = []
-        for (section, _), variable in self.kernel.variables.items():
-            if section != "step" or variable.local:
-                continue
-            name, kind, shape = (
-                self.names.get("v", variable.name),
-                self.groups.c_type(variable.type),
-                self._shape(variable),
-            )
+        rings = [(ring, part) for ring in self.kernel.rings for part in ring.parts if ring.history]
+        wanted = [(self.x.ring_name(r.tensor, part), r.type, self._ring_shape(r), r.lanes) for r, part in rings]
+        wanted += [
+            (self.names.get("v", variable.name), variable.type, self._shape(variable), variable.lanes)
+            for (section, _), variable in self.kernel.variables.items()
+            if section in ("enter", "rebuild", "step") and not variable.local
+        ]
+        for name, type, shape, lanes in wanted:
+            kind = self.groups.c_type(type)
             count = 1
             for extent in shape:
                 count *= extent
@@ -215,7 +246,7 @@ class KernelEmitter:
                 continue
             text = "".join(f"[{n}]" for n in shape)
             self.out.line(f"{kind} {name}{text}{' __attribute__((aligned(64)))' if shape else ''};")
-            if self.kernel.tile and variable.lanes:
+            if self.kernel.tile and lanes:
                 self.out.line(f"if (w < {self.vector}) __builtin_memset({name}, 0, sizeof {name});")
         return heap
 
@@ -226,6 +257,45 @@ class KernelEmitter:
         freed = " ".join(f"free({other}_heap);" for other in heap)
         self.out.line(f"if ({name}_heap == NULL) {{ {freed} return 1; }}")
         self.out.line(f"{kind} (*const restrict {name}){rest} = {name}_heap;")
+
+    def _gather(self) -> None:
+        """Add up the lanes of what a band has gathered in a chunk, and write one number for each step."""
+        k, out = self.kernel, self.out
+        own = "".join(f", const int64_t {self.names.get('i', a)}" for a in k.grid)
+        head = f"static void {k.name}_gather(void *const *p, const int64_t *m, const struct {k.name}_shared *shared"
+        with out.block(f"{head}{own}, int64_t number, int64_t begin, int64_t end)"):
+            self._sizes({str(k.time)})
+            for name, statement in self._sums():
+                self._gather_one(name, statement)
+        out.line()
+
+    def _gather_one(self, name: str, statement: LaneSum) -> None:
+        tensor, out, time = self.tensors[statement.tensor], self.out, str(self.kernel.time)
+        places = []
+        for number, axis in enumerate(tensor.axes):
+            index = "number" if axis == f"{self.kernel.lane}.group" else self.names.get("i", axis)
+            places.append(f"{index} * m[{self.strides[statement.tensor] + number}]")
+        kind = self.groups.c_type(statement.node.type)
+        out.line(f"{C_TYPES[self.storage[statement.tensor]]} *{self.x.pointer(statement.tensor)} = "
+                 f"p[{self.pointers[statement.tensor]}];")  # fmt: skip
+        with out.block("for (int64_t s = 0; s < end - begin; ++s)"):
+            out.line(f"const int64_t {self.names.get('i', time)} = begin + s;")
+            with self._nest(statement.dims):
+                here = "".join(f"[{self.names.get('i', a)}]" for a in statement.dims)
+                out.line(f"{kind} sum = 0;")
+                out.line(f"for (int64_t j = 0; j < {self.vector}; ++j) sum += shared->{name}[s]{here}[j];")
+                target = self.x.at(statement.tensor, statement.part, " + ".join(places))
+                out.line(f"{target} = {self.x.narrow('sum', self.storage[statement.tensor])};")
+
+    @contextmanager
+    def _nest(self, axes: tuple[str, ...]) -> Iterator[None]:
+        """Loops over inner axes."""
+        with ExitStack() as stack:
+            for axis in axes:
+                name = self.names.get("i", axis)
+                head = f"for (int64_t {name} = 0; {name} < {self.x.size(axis)}; ++{name})"
+                stack.enter_context(self.out.block(head))
+            yield
 
     # ------------------------------------------------------------ launch
 
@@ -254,6 +324,10 @@ class KernelEmitter:
         """How many blocks of lanes a thread walks together: many, unless that leaves too few bands. This
         follows from sizes only, so that results do not depend on the number of threads."""
         if not self.kernel.lane:
+            return
+        if self.kernel.sums:  # a band is a group of lanes whose sum is one part
+            self.out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
+            self.out.line(f"const int64_t band = {GROUP // self.vector}, bands = (blocks + band - 1) / band;")
             return
         out, rest = self.out, " * ".join(others) or "1"
         out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
@@ -284,7 +358,7 @@ class KernelEmitter:
         if self.kernel.lane:
             self.out.line("const int64_t first = number * band;")
             self.out.line("const int64_t mine = blocks - first < band ? blocks - first : band;")
-            self._with_kept(_BAND, "mine", "for (int64_t block = 0; block < mine; ++block)")
+            self._with_kept(GROUP // self.vector if self.kernel.sums else _BAND, "mine", "for (int64_t block = 0; block < mine; ++block)")
         else:
             self._with_kept(1, "1", "")
 
@@ -304,16 +378,20 @@ class KernelEmitter:
             for extent in shape:
                 numbers *= extent
             size += numbers + 64
-        name = f"struct {self.kernel.name}_kept"
-        if size * most <= _STACK_BYTES:
+        name, shared = f"struct {self.kernel.name}_kept", f"struct {self.kernel.name}_shared"
+        if size * most <= _STACK_BYTES and not self.kernel.sums:
             self.out.line(f"{name} kept[{most}];")
             self._walk(each)
             return
         self.out.line(f"{name} *const kept = aligned_alloc(64, (size_t)({count}) * sizeof({name}));")
-        self.out.line("if (kept == NULL) failed |= 1;")
+        if self.kernel.sums:
+            self.out.line(f"{shared} *const shared = aligned_alloc(64, sizeof({shared}));")
+        self.out.line(f"if (kept == NULL{' || shared == NULL' if self.kernel.sums else ''}) failed |= 1;")
         with self.out.block("else"):
             self._walk(each)
-            self.out.line("free(kept);")
+        self.out.line("free(kept);")
+        if self.kernel.sums:
+            self.out.line("free(shared);")
 
     def _walk(self, each: str) -> None:
         """Every block through ``before``, then chunk by chunk through time, then through ``after``."""
@@ -321,10 +399,17 @@ class KernelEmitter:
         if k.before or k.rings:
             self._calls("before", each)
         if k.time:
-            steps = k.tile.steps if k.tile else _CHUNK
-            with out.block(f"for (int64_t begin = start; begin < stop; begin += {steps})"):
+            steps = k.chunk or (k.tile.steps if k.tile else _CHUNK)
+            upwards = f"for (int64_t begin = start; begin < stop; begin += {steps})"
+            down = f"for (int64_t begin = start + (stop - start - 1) / {steps} * {steps}; begin >= start; begin -= {steps})"
+            with out.block(down if k.chunk and k.reverse else upwards):
                 out.line(f"const int64_t end = begin + {steps} < stop ? begin + {steps} : stop;")
+                if k.sums:
+                    out.line("__builtin_memset(shared, 0, sizeof *shared);")
                 self._calls("steps", each)
+                if k.sums:
+                    own = "".join(f", {self.names.get('i', a)}" for a in k.grid)
+                    out.line(f"{k.name}_gather(p, m, shared{own}, number, begin, end);")
         else:
             self._calls("steps", each)
         if k.after:
@@ -332,7 +417,9 @@ class KernelEmitter:
 
     def _calls(self, section: str, each: str) -> None:
         k, out = self.kernel, self.out
-        given = ["p", "m", "kept + block" if each else "kept", *(self.names.get("i", a) for a in k.grid)]
+        given = ["p", "m", "kept + block" if each else "kept"]
+        given += ["shared"] if section == "steps" and k.sums else []
+        given += [self.names.get("i", a) for a in k.grid]
         if section == "steps" and k.time:
             given += ["begin", "end"]
         head = f"{k.name}_{section}({', '.join(given)}"

@@ -12,7 +12,7 @@ from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
-from ssmc.passes import Plan, PlanOptions, inline, lift, lower, plan, unshadow
+from ssmc.passes import Plan, PlanOptions, Unbounded, inline, lift, lower, partial, plan, unshadow
 
 __all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
 
@@ -86,20 +86,34 @@ def stages(
         UserError: static parameters make an extent negative.
     """
     backend = target_named(target)
-    program = lift(unshadow(inline(program)))
+    program = lift(unshadow(partial(inline(program), dict(sizes or {}))))
     options = options or PlanOptions()
     held = _storage(program, storage)
     known = dict(sizes or {})
-    planned = plan(program, known, options)
+    lanes = options.lanes or backend.lanes(held.values())
+    planned, loops = _lowered(program, known, options, lanes, backend.vector_operations(held.values()))
     for axis, extent in planned.fixed.items():
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
-    lanes = options.lanes or backend.lanes(held.values())
-    loops = lower(planned, known, lanes, backend.vector_operations(held.values()))
     arguments = _arguments(program, loops, held)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, text, symbol)
+
+
+def _lowered(
+    program: Program, sizes: dict[str, int], options: PlanOptions, lanes: int, operations: frozenset[str]
+) -> tuple[Plan, Loops]:
+    """Plan and lower; extents that turn out to be needed in the text are compiled in."""
+    fixed: frozenset[str] = frozenset()
+    while True:
+        planned = plan(program, sizes, options, fixed)
+        try:
+            return planned, lower(planned, sizes, lanes, operations)
+        except Unbounded as refusal:
+            if refusal.axis in fixed or refusal.axis not in {a for k in planned.kernels for a in k.inner}:
+                raise
+            fixed |= {refusal.axis}
 
 
 def compile_program(

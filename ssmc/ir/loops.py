@@ -1,7 +1,9 @@
 """Loops: what a C-like target spells out. Kernels of groups of statements over scalar nodes.
 
 A kernel runs once per point of its grid (parallel axes; a block of lanes counts as one point). It
-runs ``before`` once, ``step`` once per time step, ``after`` once. Each is a list of groups; a group is
+runs ``before`` once, ``step`` once per time step, ``after`` once. Where time falls into chunks, ``enter``
+runs at the start of each chunk and ``rebuild`` once per step, upwards, ahead of the chunk's ``step``s. Each
+is a list of groups; a group is
 one loop nest: ``outer`` loops, inside them ``inner`` loops over which accumulators gather, and in the
 innermost body first the statements that are equal for all lanes, then one loop over the lanes.
 
@@ -22,13 +24,15 @@ from .types import DType
 
 @dataclass(frozen=True)
 class Variable:
-    """A named value: ``dims`` are inner axes in order; ``lanes`` adds one entry per lane."""
+    """A named value: ``dims`` are inner axes in order; ``lanes`` adds one entry per lane, ``chunk`` one for
+    each step of a chunk of time."""
 
     name: str
     type: DType
     dims: tuple[str, ...]
     lanes: bool
     local: bool
+    chunk: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,17 @@ class RingSet:
     node: Node
 
 
-Statement: TypeAlias = Let | Store | RingSet | Accumulate
+@dataclass(frozen=True)
+class LaneSum:
+    """Add to a sum over a group of lanes: ``dims`` are its inner axes; it is written at the end of a chunk."""
+
+    tensor: str
+    part: str
+    dims: tuple[str, ...]
+    node: Node
+
+
+Statement: TypeAlias = Let | Store | RingSet | Accumulate | LaneSum
 
 
 @dataclass
@@ -95,7 +109,8 @@ class Group:
 @dataclass(frozen=True)
 class Ring:
     """A carried value: the last ``depth`` steps of it, in ``slots`` places (1: updated in place). It starts
-    as zeros where ``before`` writes nothing else into it."""
+    as zeros where ``before`` writes nothing else into it. A ``history`` holds all steps of a chunk of time,
+    after the ``depth`` before it."""
 
     tensor: str
     parts: tuple[str, ...]
@@ -104,6 +119,7 @@ class Ring:
     lanes: bool
     depth: int
     slots: int
+    history: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,21 +151,40 @@ class Kernel:
     after: tuple[Group, ...]
     rings: tuple[Ring, ...]
     variables: Mapping[tuple[str, int], Variable]
-    arrays: Mapping[tuple[str, str], Variable]
+    arrays: Mapping[tuple[str, str, str], Variable]
     tensors: tuple[str, ...]
     lanes: int
     tile: Tile | None = None
+    enter: tuple[Group, ...] = ()
+    rebuild: tuple[Group, ...] = ()
+    sums: tuple[str, ...] = ()
+    chunk: int = 0
+
+    @property
+    def sections(self) -> dict[str, tuple[Group, ...]]:
+        """All groups, in the order in which they run."""
+        return {"before": self.before, "enter": self.enter, "rebuild": self.rebuild, "step": self.step,
+                "after": self.after}  # fmt: skip
+
+    def holder(self, section: str, node: Node) -> Variable | None:
+        """The variable that holds a node, if it has one that is visible from ``section``."""
+        for place in (section, "rebuild", "before"):
+            found = self.variables.get((place, node.number))
+            if found is None or (place != section and found.local):
+                continue
+            if place == section or place == "before" or (section == "step" and found.chunk):
+                return found
+        return None
 
 
 def own_nodes(kernel: Kernel, section: str, statement: Statement) -> list[Node]:
     """The nodes that a statement evaluates itself: what variables hold is left out."""
-    held = kernel.variables
     start = statement.node.args if isinstance(statement, (Let, Accumulate)) else (statement.node,)
     found = [statement.node] if isinstance(statement, (Let, Accumulate)) else []
     stack, seen = [*start, *getattr(statement, "indices", ())], set()
     while stack:
         node = stack.pop()
-        if node.number in seen or (section, node.number) in held or ("before", node.number) in held:
+        if node.number in seen or kernel.holder(section, node) is not None:
             continue
         seen.add(node.number)
         found.append(node)

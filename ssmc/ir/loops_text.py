@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .loops import Accumulate, Group, Kernel, Let, Loops, RingSet, Statement, Store, Variable
+from .loops import Accumulate, Group, Kernel, LaneSum, Let, Loops, RingSet, Statement, Store, Variable
 from .scalar import Node
 
 _INFIX = {
@@ -23,11 +23,13 @@ def _kernel(kernel: Kernel) -> str:
         shape = ", ".join((*ring.dims, *(["lanes"] if ring.lanes else [])))
         lines.append(f"    carry {ring.tensor}[{shape}] × {ring.depth}")
     shown = _Shown(kernel)
-    for title, groups in (("before", kernel.before), ("step", kernel.step), ("after", kernel.after)):
+    for title, groups in kernel.sections.items():
         if not groups:
             continue
         order = "backwards" if kernel.reverse else "in order" if kernel.recurrent else "in blocks"
         lines.append(f"    for {kernel.time} {order}:" if title == "step" and kernel.time else f"    {title}:")
+        if title in ("enter", "rebuild"):
+            lines[-1] = f"    {title} {kernel.chunk} steps of {kernel.time}:"
         for group in groups:
             lines += ["        " + line for line in shown.group(group, title)]
     if kernel.tile:
@@ -62,6 +64,8 @@ class _Shown:
             case Store(tensor=tensor, indices=indices, node=node):
                 at = ", ".join(self.node(i, section) for i in indices)
                 return f"store {tensor}[{at}] = {self.node(node, section)}"
+            case LaneSum(tensor=tensor, dims=dims, node=node):
+                return f"sum over lanes {tensor}[{', '.join(dims)}] += {self.node(node, section)}"
             case RingSet(tensor=tensor, lag=lag, node=node):
                 when = f" {lag} before the start" if lag else ""
                 return f"keep {tensor}{when} = {self.node(node, section)}"
@@ -71,10 +75,9 @@ class _Shown:
 
     def node(self, node: Node, section: str, own: bool = False) -> str:
         if not own:
-            for place in (section, "before", "step"):
-                variable = self.kernel.variables.get((place, node.number))
-                if variable is not None:
-                    return self.variable(variable)
+            variable = self.kernel.holder(section, node)
+            if variable is not None:
+                return self.variable(variable)
         args = [self.node(a, section) for a in node.args]
         match node.kind:
             case "const" | "index":

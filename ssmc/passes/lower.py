@@ -12,30 +12,36 @@ import heapq
 from dataclasses import dataclass, field
 
 from ssmc.errors import InternalError, Unsupported
-from ssmc.ir import INT, OPERATIONS, REAL, Const, DType, Equation, Expr, Index, Op, Size
-from ssmc.ir.loops import Accumulate, Group, Kernel, Let, Loops, Ring, RingSet, Statement, Store, Variable
+from ssmc.ir import INT, OPERATIONS, REAL, Const, DType, Equation, Expr, Index, Op, Read, Size
+from ssmc.ir.loops import Accumulate, Group, Kernel, LaneSum, Let, Loops, Ring, RingSet, Statement, Store, Variable
 from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
+from ssmc.source import Span
 
+from .partial import group_sum
 from .plan import KernelPlan, Plan, planner_for
 from .ranges import Ranges, as_int
+from .recompute import CHUNK, SAVED, snapshot_of
 from .scalarise import Scalariser
 from .tile import tile
 
 # A value that does not vary along time is computed ahead when it takes at most so many numbers.
 _LANE_ARRAY, _SCALAR_ARRAY = 256, 8192
 _WIDER = 4
+_SECTIONS = ("before", "enter", "rebuild", "step", "after")
 _TRIVIAL = frozenset({"add", "sub", "mul", "neg", "int", "real", "ge", "lt", "and"})
 
 
 def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: frozenset[str] = frozenset()) -> Loops:
     """Lower every kernel of a plan for a target that works on ``lanes`` values at a time and has
     ``vector_operations`` on whole vectors."""
-    ranges = Ranges(plan.program, sizes)
+    loops = {a for k in plan.kernels for a in k.inner}
+    ranges = Ranges(plan.program, sizes, frozenset(loops - plan.fixed.keys()))
     is_cheap = planner_for(plan.program, ranges).is_cheap
     kernels = []
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)
-        lowered = _KernelLowering(plan, kernel, ranges, scalariser).run(lanes)
+        ahead = Scalariser(plan.program, kernel, ranges, is_cheap, scalariser.graph, ahead=True)
+        lowered = _KernelLowering(plan, kernel, ranges, scalariser, ahead).run(lanes)
         kernels.append(tile(lowered, plan.fixed, plan.options, vector_operations))
     return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed)
 
@@ -48,7 +54,7 @@ class _Item:
     node: Node
     axes: frozenset[str]
     lanes: bool
-    statement: Store | RingSet | None = None
+    statement: Store | RingSet | LaneSum | None = None
     users: int = 0
     group: int = -1
 
@@ -68,12 +74,22 @@ class _Section:
     groups: list[Group] = field(default_factory=list)
 
 
+class Unbounded(Unsupported):
+    """A value would be kept for every index of ``axis``, whose extent is not compiled in."""
+
+    def __init__(self, what: str, axis: str, span: Span | None) -> None:
+        self.axis = axis
+        super().__init__(f"{what}, which has no strategy on this target yet", span=span)
+
+
 class _KernelLowering:
-    def __init__(self, plan: Plan, kernel: KernelPlan, ranges: Ranges, scalariser: Scalariser) -> None:
-        self.plan, self.kernel, self.ranges, self.make = plan, kernel, ranges, scalariser
+    def __init__(
+        self, plan: Plan, kernel: KernelPlan, ranges: Ranges, scalariser: Scalariser, ahead: Scalariser
+    ) -> None:
+        self.plan, self.kernel, self.ranges, self.make, self.ahead = plan, kernel, ranges, scalariser, ahead
         self.graph = scalariser.graph
         self.inner = frozenset(kernel.inner)
-        self.sections = {name: _Section() for name in ("before", "step", "after")}
+        self.sections = {name: _Section() for name in _SECTIONS}
         self.items: dict[tuple[str, int], _Item] = {}
         self.variables: dict[tuple[str, int], Variable] = {}
         self.final: dict[int, bool] = {}
@@ -82,28 +98,33 @@ class _KernelLowering:
 
     def run(self, lanes: int) -> Kernel:
         roots = self._roots()
-        forced = self._array_values()
-        for item in roots:
+        forced = [("rebuild", node) for node in self._array_values(self.ahead)]
+        forced += [("step", node) for node in self._array_values(self.make)]
+        for item in sorted(roots, key=lambda r: _SECTIONS.index(r.section)):
             self._demand(item.node, item.section, item.axes, item.lanes)
             if isinstance(item.statement, RingSet) and item.statement.lag == 0:
-                self._keep(item.node)
-        for name, node in forced:
-            self._force(name, node)
+                self._keep(item.section, item.node)
+        for section, node in forced:
+            self._force(section, node)
         rings = tuple(self._ring(name, depth) for name, depth in self.kernel.carried.items())
         self.slots = {ring.tensor: ring.slots for ring in rings}
-        for section in ("before", "step", "after"):
+        for section in _SECTIONS:
             self._arrange(section, [r for r in roots if r.section == section])
-        self._assign_variables({n.number for _, n in forced})
-        for section in ("before", "step", "after"):
+        self._assign_variables({(s, n.number) for s, n in forced})
+        for section in _SECTIONS:
             self._fill(section)
         k = self.kernel
-        done = [tuple(self.sections[s].groups) for s in ("before", "step", "after")]
+        done = {s: tuple(self.sections[s].groups) for s in _SECTIONS}
         arrays = {}
-        for tensor in sorted(self.make.arrays):
-            for part, node in zip(("re", "im"), parts(self.make.value(tensor)), strict=False):
-                arrays[tensor, part] = self.variables["step", node.number]
-        return Kernel(k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done[0], done[1], done[2],
-                      rings, self.variables, arrays, self._touched(done), self._lanes(lanes, rings))  # fmt: skip
+        for section, make in (("step", self.make), ("rebuild", self.ahead)):
+            for tensor in sorted(make.arrays):
+                for part, node in zip(("re", "im"), parts(make.value(tensor)), strict=False):
+                    arrays[section, tensor, part] = self.variables[section, node.number]
+        return Kernel(
+            k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done["before"], done["step"], done["after"],
+            rings, self.variables, arrays, self._touched([*done.values()]), self._lanes(lanes, rings),
+            enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk,
+        )  # fmt: skip
 
     def _lanes(self, lanes: int, rings: tuple[Ring, ...]) -> int:
         """More lanes where a step keeps only a few numbers per lane: rows of memory are then read in
@@ -130,13 +151,55 @@ class _KernelLowering:
         found = []
         for name in self.kernel.equations:
             equation = self.plan.program.equation(name)
-            value = self.make.value(name)
+            if name in self.kernel.sums:
+                found += self._lane_sums(equation)
+                continue
+            if name in self.kernel.snapshots:
+                found += self._snapshot(equation)
+                continue
+            make = self.ahead if name in self.kernel.rebuilt else self.make
+            value = make.value(name)
             self._name(equation, value)
+            if name in self.kernel.rebuilt:
+                value = self.make.value(name) if name in self.kernel.stored else value
             if name in self.kernel.stored:
                 found += self._stores(equation, value)
             if name in self.kernel.carried:
-                found += self._ring_writes(equation, value)
+                found += self._ring_writes(equation, make.value(name))
         return found
+
+    def _lane_sums(self, equation: Equation) -> list[_Item]:
+        """What a sum over groups of lanes adds at each step."""
+        found_sum = group_sum(equation)
+        assert found_sum is not None
+        dims = tuple(a for a in equation.axes if a in self.inner)
+        values = parts(self.make.cast(found_sum[2], equation.dtype))
+        found = []
+        for part, node in zip(part_names(equation.dtype), values, strict=True):
+            found.append(_Item("step", node, frozenset(dims), True, LaneSum(equation.name, part, dims, node)))
+        return found
+
+    def _snapshot(self, equation: Equation) -> list[_Item]:
+        """What is written at the start of a chunk of time: carried values, some steps back."""
+        snapshot = snapshot_of(self.plan.program, equation)
+        assert snapshot is not None
+        read, chunk, lag = snapshot
+        time, g = str(self.kernel.time), self.graph
+        axes = self.make.tensors[read.tensor].axes
+        at = tuple(Op("sub", (Index(time), lag)) if a == time else Index(a) for a in axes)
+        values = parts(self.make.ring(Read(read.tensor, at), at[axes.index(time)]))
+        number = self.make.real(Op("floordiv", (Index(time), Const(CHUNK, INT))), INT)
+        indices = tuple(number if a == chunk else g.index(a) for a in equation.axes)
+        own = tuple(a for a in equation.axes if a != chunk)
+        return [
+            self._root("enter", node, own, Store(equation.name, part, indices, node, self._once(own)))
+            for part, node in zip(part_names(equation.dtype), values, strict=True)
+        ]
+
+    def _once(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """Axes of the grid along which a tensor does not vary."""
+        grid = [*self.kernel.parallel, *([self.kernel.lane] if self.kernel.lane else [])]
+        return tuple(a for a in grid if a not in axes)
 
     def _name(self, equation: Equation, value: Value) -> None:
         for node, part in zip(parts(value), part_names(equation.dtype), strict=True):
@@ -145,12 +208,10 @@ class _KernelLowering:
 
     def _stores(self, equation: Equation, value: Value) -> list[_Item]:
         indices = tuple(self.graph.index(a) for a in equation.axes)
-        grid = [*self.kernel.parallel, *([self.kernel.lane] if self.kernel.lane else [])]
-        once = tuple(a for a in grid if a not in equation.axes)
         found = []
         for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
             section = self._section_of_store(equation, node)
-            store = Store(equation.name, part, indices, node, once)
+            store = Store(equation.name, part, indices, node, self._once(equation.axes))
             found.append(self._root(section, node, equation.axes, store))
         return found
 
@@ -159,7 +220,7 @@ class _KernelLowering:
             return "step"
         return "after"
 
-    def _root(self, section: str, node: Node, axes: tuple[str, ...], statement: Store | RingSet) -> _Item:
+    def _root(self, section: str, node: Node, axes: tuple[str, ...], statement: Store | RingSet | LaneSum) -> _Item:
         nest = frozenset(axes) & self.inner
         lanes = self.kernel.lane in axes or self.kernel.lane in node.axes
         return _Item(section, node, nest, lanes, statement)
@@ -170,7 +231,10 @@ class _KernelLowering:
         found = []
         for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
             write = RingSet(equation.name, part, 0, inner, node)
-            found.append(self._root("step", node, equation.axes, write))
+            section = "rebuild" if equation.name in self.kernel.rebuilt else "step"
+            found.append(self._root(section, node, equation.axes, write))
+        if equation.name in self.kernel.rebuilt:
+            return found + self._entries(equation, inner)
         if not self._is_extended(equation):
             return found  # rings start as zeros
         for lag in range(1, depth + 1):
@@ -178,6 +242,20 @@ class _KernelLowering:
             for part, node in zip(part_names(equation.dtype), parts(start), strict=True):
                 write = RingSet(equation.name, part, lag, inner, node)
                 found.append(self._root("before", node, equation.axes, write))
+        return found
+
+    def _entries(self, equation: Equation, inner: tuple[Node, ...]) -> list[_Item]:
+        """What a rebuilt value was before a chunk, from what the forward pass saved."""
+        depth = self.kernel.carried[equation.name]
+        saved = self.make.tensors[f"{equation.name}{SAVED}"]
+        chunk: Expr = Op("floordiv", (Index(str(self.kernel.time)), Const(CHUNK, INT)))
+        found = []
+        for lag in range(1, depth + 1):
+            own = {f"{self.kernel.time}.chunk": chunk, f"{saved.name}.past": Const(depth - lag, INT)}
+            value = self.make.build(Read(saved.name, tuple(own.get(a, Index(a)) for a in saved.axes)))
+            for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
+                write = RingSet(equation.name, part, lag, inner, node)
+                found.append(self._root("enter", node, equation.axes, write))
         return found
 
     def _is_extended(self, equation: Equation) -> bool:
@@ -195,15 +273,18 @@ class _KernelLowering:
             at = Size(time) if lag == 1 else Op("add", (Size(time), Const(lag - 1, INT)))
         return self.make.extended(extension, {**{a: Index(a) for a in equation.axes}, time: at})
 
-    def _array_values(self) -> list[tuple[str, Node]]:
+    def _array_values(self, make: Scalariser) -> list[Node]:
         """Values that some statement reads at other inner indices: they need a whole array."""
-        found: list[tuple[str, Node]] = []
+        found: list[Node] = []
         done: set[str] = set()
-        while self.make.arrays - done:
-            name = sorted(self.make.arrays - done)[0]
+        while make.arrays - done:
+            name = sorted(make.arrays - done)[0]
             done.add(name)
-            found += [(name, node) for node in parts(self.make.value(name))]
+            found += parts(make.value(name))
         return found
+
+    def _maker(self, section: str) -> Scalariser:
+        return self.ahead if section == "rebuild" else self.make
 
     # ------------------------------------------------------------ where values are computed
 
@@ -221,8 +302,16 @@ class _KernelLowering:
         if context == "before" or self._is_final(node):
             return context
         if self.kernel.time in node.axes:
-            return "step"
+            if context in ("enter", "rebuild"):
+                return context
+            return "rebuild" if self._is_rebuilt(node) else "step"
         return "before" if self._fits_ahead(node) else context
+
+    def _is_rebuilt(self, node: Node) -> bool:
+        """Whether a step takes the value that was made ahead of it: what costs an exponential."""
+        if ("rebuild", node.number) not in self.items or node.kind != "op" or node.name not in OPERATIONS:
+            return False
+        return OPERATIONS[str(node.name)].exponentials > 0
 
     def _fits_ahead(self, node: Node) -> bool:
         axes = node.axes & self.inner
@@ -269,20 +358,20 @@ class _KernelLowering:
             return False
         return OPERATIONS[str(node.name)].exponentials > 0 if node.name in OPERATIONS else False
 
-    def _keep(self, node: Node) -> None:
+    def _keep(self, section: str, node: Node) -> None:
         """A carried value is computed before any ring is written: no later statement may see a new
         entry where it means the old one."""
-        item = self.items.get(("step", node.number))
+        item = self.items.get((section, node.number))
         if item is not None:
             item.users += 1
 
-    def _force(self, name: str, node: Node) -> None:
-        if self._is_trivial(node) or ("step", node.number) not in self.items:
-            item = self.items.setdefault(("step", node.number), _Item("step", node, node.axes & self.inner,
-                                                                     self.kernel.lane in node.axes))  # fmt: skip
+    def _force(self, section: str, node: Node) -> None:
+        if self._is_trivial(node) or (section, node.number) not in self.items:
+            item = self.items.setdefault((section, node.number), _Item(section, node, node.axes & self.inner,
+                                                                      self.kernel.lane in node.axes))  # fmt: skip
             for arg in node.args:
-                self._demand(arg, "step", item.nest, item.lanes)
-        self.items["step", node.number].users += 2
+                self._demand(arg, section, item.nest, item.lanes)
+        self.items[section, node.number].users += 2
 
     def _is_item(self, section: str, node: Node) -> bool:
         item = self.items.get((section, node.number))
@@ -347,14 +436,18 @@ class _KernelLowering:
                 continue
             seen.add(node.number)
             if node.kind == "array":
-                tensor, part = node.name
-                value = parts(self.make.value(tensor))[part == "im"]
-                found.append((self.items["step", value.number], True))
+                found.append((self._array_item(section, node), True))
             if self._is_item(section, node):
                 found.append((self.items[section, node.number], False))
             else:
                 stack.extend(node.args)
         return found
+
+    def _array_item(self, section: str, node: Node) -> _Item:
+        """What makes the array that a node reads an entry of."""
+        tensor, part = node.name
+        value = parts(self._maker(section).value(tensor))[part == "im"]
+        return self.items["rebuild" if section == "rebuild" else "step", value.number]
 
     def _reads_ring(self, item: _Item, tensor: str) -> bool | None:
         """None if the item does not read the ring; else whether it reads it only at its own point."""
@@ -395,9 +488,10 @@ class _KernelLowering:
 
     # ------------------------------------------------------------ variables
 
-    def _assign_variables(self, forced: set[int]) -> None:
+    def _assign_variables(self, forced: set[tuple[str, int]]) -> None:
         """Local scalars where a value is used in its own body only, arrays where it crosses."""
         crossing: set[tuple[str, int]] = set()
+        later: set[tuple[str, int]] = set()
         for section, place in self.sections.items():
             for item in place.items:
                 start = (item.node,) if item.statement is not None else item.node.args
@@ -406,12 +500,15 @@ class _KernelLowering:
                     other = used.section != section or used.group != item.group or used.is_reduce
                     if other or elsewhere:
                         crossing.add((used.section, used.node.number))
+                    if used.section == "rebuild" and section != "rebuild":
+                        later.add((used.section, used.node.number))
         for key, item in self.items.items():
             if item.users > 1:
-                local = key not in crossing and not item.is_reduce and item.node.number not in forced
+                local = key not in crossing and not item.is_reduce and key not in forced
                 dims = () if local else tuple(a for a in self.kernel.inner if a in item.axes)
                 self._bounded(dims)
-                self.variables[key] = Variable(self._variable_name(item.node), item.node.type, dims, item.lanes, local)
+                name = self._variable_name(item.node)
+                self.variables[key] = Variable(name, item.node.type, dims, item.lanes, local, key in later)
 
     def _bounded(self, dims: tuple[str, ...]) -> None:
         """Refuse to keep a value for every step of a sequence."""
@@ -420,7 +517,7 @@ class _KernelLowering:
                 names = ", ".join(f"`{n}`" for n in self.kernel.equations)
                 span = self.plan.program.equation(self.kernel.equations[0]).span
                 what = f"equations {names} need a whole row along `{axis}` at once"
-                raise Unsupported(f"{what}, which has no strategy on this target yet", span=span)
+                raise Unbounded(what, axis, span)
 
     def _all_uses(self, section: str, nodes: tuple[Node, ...]) -> list[tuple[_Item, bool]]:
         """Like ``_uses``, but also of values computed ahead."""
@@ -432,8 +529,7 @@ class _KernelLowering:
                 continue
             seen.add(node.number)
             if node.kind == "array":
-                tensor, part = node.name
-                found.append((self.items["step", parts(self.make.value(tensor))[part == "im"].number], True))
+                found.append((self._array_item(section, node), True))
             home = self._section(node, section)
             if self._is_item(home, node):
                 found.append((self.items[home, node.number], False))
@@ -473,8 +569,10 @@ class _KernelLowering:
         dims = tuple(a for a in tensor.axes if a in self.inner)
         self._bounded(dims)
         type: DType = REAL if len(part_names(tensor.dtype)) > 1 else tensor.dtype
-        in_place = depth == 1 and self._constant_lags(name)
         lanes = self.kernel.lane is not None and self.kernel.lane in tensor.axes
+        if name in self.kernel.rebuilt:
+            return Ring(name, part_names(tensor.dtype), type, dims, lanes, depth, depth + CHUNK, history=True)
+        in_place = depth == 1 and self._constant_lags(name)
         return Ring(name, part_names(tensor.dtype), type, dims, lanes, depth, 1 if in_place else depth + 1)
 
     def _constant_lags(self, name: str) -> bool:

@@ -15,12 +15,13 @@ Extents of inner axes are compiled in; those of parallel axes and time never are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ssmc.errors import Unsupported
 from ssmc.ir import (
     OPERATIONS,
     Apply,
+    Const,
     Equation,
     Expr,
     Index,
@@ -32,7 +33,9 @@ from ssmc.ir import (
     walk,
 )
 
+from .partial import group_sum
 from .ranges import Ranges
+from .recompute import CHUNK, entry_of, snapshot_of
 
 _CHEAP_FLOPS = 8
 
@@ -53,7 +56,11 @@ class PlanOptions:
 @dataclass(frozen=True)
 class KernelPlan:
     """One kernel. ``carried`` maps each value read at a lag to its longest lag; ``stored`` are the
-    values written to memory; ``finals`` are equations that read carried values after the last step."""
+    values written to memory; ``finals`` are equations that read carried values after the last step.
+
+    ``rebuilt`` are recurrences that run upwards through each chunk of time before the kernel runs
+    backwards through it (see ``recompute``), ``snapshots`` what is written at the start of each chunk,
+    ``sums`` folds over groups of lanes (see ``partial``)."""
 
     name: str
     equations: tuple[str, ...]
@@ -66,6 +73,14 @@ class KernelPlan:
     carried: Mapping[str, int]
     stored: tuple[str, ...]
     finals: tuple[str, ...]
+    rebuilt: tuple[str, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+
+    @property
+    def chunk(self) -> int:
+        """Steps of a chunk of time, where chunks are told apart; else 0."""
+        return CHUNK if self.rebuilt or self.snapshots else 0
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -78,6 +93,8 @@ class KernelPlan:
             ("carries", ", ".join(f"{n} × {k}" for n, k in self.carried.items()) or "–"),
             ("stores", ", ".join(self.stored)),
         ]
+        if self.rebuilt:
+            rows.insert(3, ("rebuilds", f"{', '.join(self.rebuilt)}, {CHUNK} steps at a time"))
         return "\n".join([f"kernel {self.name}", *(f"  {key:<12} {text}" for key, text in rows)])
 
 
@@ -108,8 +125,8 @@ class _Unit:
     time: str | None = None
     reverse: bool = False
     recurrent: bool = False
-    finals: bool = False
-    carried: dict[str, int] = field(default_factory=dict)
+    rebuilt: list[str] = field(default_factory=list)
+    recurring: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> set[str]:
@@ -125,13 +142,17 @@ def folded_axes(expr: Expr) -> set[str]:
     return {a for node in walk(expr) if isinstance(node, Reduce) for a in node.axes}
 
 
-def plan(program: Program, sizes: Mapping[str, int], options: PlanOptions | None = None) -> Plan:
+def plan(
+    program: Program, sizes: Mapping[str, int], options: PlanOptions | None = None,
+    fixed: frozenset[str] = frozenset(),
+) -> Plan:  # fmt: skip
     """Plan an inlined Program for a CPU-like target.
 
     Args:
         program: no ``Call`` nodes left (see ``inline``).
         sizes: extents of the axes bound by inputs; only those of inner axes matter.
         options: see ``PlanOptions``.
+        fixed: axes whose extents are compiled in, whatever they are used for.
 
     Raises:
         Unsupported: an equation has no strategy here; the message names it.
@@ -149,9 +170,20 @@ def plan(program: Program, sizes: Mapping[str, int], options: PlanOptions | None
     }
     kernels = tuple(planner.kernel(i, g, crossing) for i, g in enumerate(groups))
     inner = {a for k in kernels for a in k.inner}
-    fixed = {a: extents.value(a) for a in sorted(inner | extents.baked) if not extents.varies(a)}
+    free = _free(program, kernels) - fixed - extents.baked
+    known = {a: extents.value(a) for a in sorted((inner - free) | extents.baked) if not extents.varies(a)}
     workspaces = tuple(n for n in produced_by if n in crossing and n not in program.outputs)
-    return Plan(program, kernels, workspaces, fixed, options or PlanOptions())
+    return Plan(program, kernels, workspaces, known, options or PlanOptions())
+
+
+def _free(program: Program, kernels: tuple[KernelPlan, ...]) -> set[str]:
+    """Axes that some kernels only fold, out of memory, and others spread over their grids (batches): their
+    extents need not be compiled in."""
+    grids = {a for k in kernels for a in (*k.parallel, k.lane)} | {
+        found[1] for e in program.equations if (found := group_sum(e)) is not None
+    }
+    held = {a for k in kernels for e in k.equations if e not in k.sums for a in program.equation(e).axes if a in k.inner}
+    return {a for k in kernels for a in k.inner if a in grids} - held
 
 
 def planner_for(program: Program, ranges: Ranges) -> _Planner:
@@ -167,6 +199,9 @@ class _Planner:
         self.extents = extents
         self.tensors = program.tensors()
         self.produced = {e.name: e for e in program.equations}
+        self.sums = {e.name: found for e in program.equations if (found := group_sum(e)) is not None}
+        self.snapshots = {e.name: found for e in program.equations if (found := snapshot_of(program, e)) is not None}
+        self.rebuildable: set[str] = set()
         self.extensions: dict[str, list[Expr]] = {}
         for item in program.extensions:
             self.extensions.setdefault(item.tensor, []).append(item.expr)
@@ -186,9 +221,12 @@ class _Planner:
         position = self.tensors[read.tensor].axes.index(axis)
         return self.extents.offset(Index(axis), read.indices[position])
 
-    def is_final(self, read: Read, axis: str) -> int | None:
-        """How far before the end a read looks when it is at ``#axis - k``; None otherwise."""
+    def is_final(self, read: Read, axis: str, reverse: bool) -> int | None:
+        """How many steps before the end of the way a read looks: at ``#axis - k`` or, backwards, at ``k - 1``."""
         position = self.tensors[read.tensor].axes.index(axis)
+        if reverse:
+            index = read.indices[position]
+            return int(index.value.real) + 1 if isinstance(index, Const) and index.value.real >= 0 else None
         bounds = self.extents.from_end(axis, read.indices[position])
         return bounds[1] if bounds and bounds[0] >= 1 else None
 
@@ -248,7 +286,19 @@ class _Planner:
         unit.recurrent = len(equations) > 1 or self._self_loop(equations[0].name)
         if unit.recurrent:
             self._orient(unit)
+            unit.recurring = [e.name for e in equations]
+            if not unit.reverse and self._has_entries(unit):
+                self.rebuildable |= unit.names
         return unit
+
+    def _has_entries(self, unit: _Unit) -> bool:
+        """Whether every look back comes with what is saved at the start of a chunk of time."""
+        for equation in unit.equations:
+            entered = [entry[0] for node in walk(equation.expr) if (entry := entry_of(node)) is not None]
+            for read in reads(equation.expr):
+                if read.tensor in unit.names and self.lag(read, str(unit.time)) != (0, 0) and read not in entered:
+                    return False
+        return True
 
     def _orient(self, unit: _Unit) -> None:
         """Find the axis that the recurrence runs along, and which way."""
@@ -318,60 +368,97 @@ class _Planner:
         for unit in units:
             needs = {r.tensor for e in unit.equations for r in self.all_reads(e)} - unit.names
             first = max((home[n] for n in needs if n in home), default=0)
-            final = self._final_home(unit, home)
-            place = final if final is not None else len(groups)
-            if final is None:
-                for i in range(first, len(groups)):
-                    if self._fits(groups[i], unit):
-                        place = i
+            place = self._final_home(unit, home, groups)
+            if place is None:
+                for place in range(first, len(groups)):
+                    if (merged := self._merged(groups[place], unit)) is not None:
+                        groups[place] = merged
                         break
-            if place == len(groups):
-                groups.append(_Unit([], unit.time, unit.reverse, unit.recurrent))
-            self._merge(groups[place], unit)
+                else:
+                    place = len(groups)
+                    groups.append(unit)
+            else:
+                groups[place].equations.extend(unit.equations)
             home.update((name, place) for name in unit.names)
         return groups
 
-    def _merge(self, group: _Unit, unit: _Unit) -> None:
-        group.equations.extend(unit.equations)
-        if unit.recurrent:
-            group.recurrent, group.time, group.reverse = True, unit.time, unit.reverse
-
-    def _final_home(self, unit: _Unit, home: dict[str, int]) -> int | None:
-        """The kernel whose carried values a unit reads after the last step, if that is all it does."""
+    def _final_home(self, unit: _Unit, home: dict[str, int], groups: list[_Unit]) -> int | None:
+        """The kernel whose carried values a unit reads after the last step or at the start of each chunk, if
+        that is all it does."""
         places = set()
         for equation in unit.equations:
             for read in self.all_reads(equation):
                 if read.tensor not in home or self.is_cheap(read.tensor):
                     continue
+                group = groups[home[read.tensor]]
                 axes = [a for a in self.tensors[read.tensor].axes if a in self.program.sequence_axes]
                 if not axes or any(a in equation.axes for a in axes):
                     return None
-                if any(self.is_final(read, a) is None for a in axes):
+                if not self._is_snapshot(equation, group) and any(
+                    self.is_final(read, a, group.reverse) is None for a in axes
+                ):
                     return None
                 places.add(home[read.tensor])
         return places.pop() if len(places) == 1 else None
 
-    def _fits(self, group: _Unit, unit: _Unit) -> bool:
-        if group.recurrent and unit.recurrent and (group.time, group.reverse) != (unit.time, unit.reverse):
-            return False
-        merged = _Unit([*group.equations, *unit.equations])
-        merged.recurrent = group.recurrent or unit.recurrent
-        source = unit if unit.recurrent else group
-        merged.time, merged.reverse = source.time, source.reverse
-        if not self._lags_fit(group, unit, merged):
-            return False
+    def _is_snapshot(self, equation: Equation, group: _Unit) -> bool:
+        found = self.snapshots.get(equation.name)
+        return found is not None and found[0].tensor in group.recurring and not group.reverse
+
+    def _merged(self, group: _Unit, unit: _Unit) -> _Unit | None:
+        """Both in one kernel, if that is possible and repeats nothing."""
+        merged = self._turned(group, unit)
+        if merged is None or not self._lags_fit(merged):
+            return None
+        if any(r.tensor in self.sums and r.tensor in group.names for e in unit.equations for r in self.all_reads(e)):
+            return None  # such a sum is complete only when its kernel is done
         before, alone, after = self.parallel(group), self.parallel(unit), self.parallel(merged)
         time = {merged.time} if merged.recurrent else set()
-        if not set(alone) - time <= set(after):
-            return False
-        if not set(before) - time - self._folds_of(group, unit) <= set(after):
-            return False
-        return not any(self._repeats(e, after, time) for e in merged.equations)
+        within = self._folded(merged) if merged.rebuilt else set()
+        if not set(alone) - time - within <= set(after) or (within and not set(after) - time):
+            return None
+        if not set(before) - time - self._folds_of(group, unit, merged) <= set(after):
+            return None
+        return None if any(self._repeats(e, after, time) for e in merged.equations) else merged
 
-    def _folds_of(self, group: _Unit, unit: _Unit) -> set[str]:
-        """Axes that the unit folds out of values made by the group."""
-        found = set()
+    def _turned(self, group: _Unit, unit: _Unit) -> _Unit | None:
+        """Both together, running the way of their recurrences; where those oppose each other, the ones that
+        run upwards are rebuilt chunk by chunk. None if they cannot be."""
+        source = unit if unit.recurrent else group
+        merged = _Unit([*group.equations, *unit.equations], source.time, source.reverse,
+                       group.recurrent or unit.recurrent, [*group.rebuilt, *unit.rebuilt],
+                       [*group.recurring, *unit.recurring])  # fmt: skip
+        if not (group.recurrent and unit.recurrent) or (group.time, group.reverse) == (unit.time, unit.reverse):
+            return merged
+        upwards = unit if group.reverse else group
+        if group.time != unit.time or not set(upwards.recurring) <= self.rebuildable:
+            return None
+        return replace(merged, reverse=True, rebuilt=[*merged.rebuilt, *upwards.recurring])
+
+    def _folded(self, unit: _Unit) -> set[str]:
+        """Axes that the unit runs through inside a step."""
+        return set().union(*(self.folded(e) for e in unit.equations)) - {unit.time}
+
+    def folded(self, equation: Equation) -> set[str]:
+        """Axes that an equation folds at one point of a kernel: not the lanes of a sum over groups of them."""
+        found = self.sums.get(equation.name)
+        return folded_axes(found[2]) if found else folded_axes(equation.expr)
+
+    def axes_of(self, equation: Equation) -> tuple[str, ...]:
+        """The axes along which a kernel computes an equation: a sum over groups of lanes along the lanes."""
+        if equation.name in self.sums:
+            lane, group, _ = self.sums[equation.name]
+            return tuple(lane if a == group else a for a in equation.axes)
+        if equation.name in self.snapshots:
+            return tuple(a for a in equation.axes if a != self.snapshots[equation.name][1])
+        return equation.axes
+
+    def _folds_of(self, group: _Unit, unit: _Unit, merged: _Unit) -> set[str]:
+        """Axes that the unit folds out of values made by the group, step by step where something is rebuilt."""
+        found: set[str] = set()
         for equation in unit.equations:
+            if merged.rebuilt and merged.time not in equation.axes:
+                continue
             for node in walk(equation.expr):
                 if isinstance(node, Reduce) and any(r.tensor in group.names for r in reads(node.body)):
                     found |= set(node.axes)
@@ -379,43 +466,49 @@ class _Planner:
 
     def _repeats(self, equation: Equation, parallel: tuple[str, ...], time: set[str | None]) -> bool:
         """Whether the kernel would compute a costly equation once for every point of a missing axis."""
-        if not set(parallel) - set(equation.axes) - time:
+        if not set(parallel) - set(self.axes_of(equation)) - time or equation.name in self.snapshots:
             return False
         heavy = equation.name in self.program.outputs or any(isinstance(n, Reduce) for n in walk(equation.expr))
         return heavy or self.depends_on_itself(equation.name)
 
-    def _lags_fit(self, group: _Unit, unit: _Unit, merged: _Unit) -> bool:
-        """Reads of the group's values along a sequence axis must be at static lags, one way."""
-        for equation in unit.equations:
+    def _lags_fit(self, merged: _Unit) -> bool:
+        """Reads of the kernel's own values along a sequence axis must be at static lags, one way; what is
+        rebuilt is there for every step of the chunk and a few before it."""
+        way = (merged.time, merged.reverse) if merged.recurrent else None
+        for equation in merged.equations:
             for read in self.all_reads(equation):
-                if read.tensor not in group.names or self.is_cheap(read.tensor):
+                if read.tensor not in merged.names or self.is_cheap(read.tensor):
                     continue
                 for axis in self.tensors[read.tensor].axes:
                     if axis not in self.program.sequence_axes:
                         continue
-                    lag = self.lag(read, axis) if axis in equation.axes else None
-                    if lag is None:
+                    if axis not in equation.axes:
+                        if self._is_snapshot(equation, merged) or self.is_final(read, axis, merged.reverse):
+                            continue
                         return False
-                    if lag != (0, 0):
-                        reverse = lag[0] < 0
-                        if merged.recurrent and (axis, reverse) != (merged.time, merged.reverse):
+                    lag = self.lag(read, axis)
+                    if lag is None or lag[0] < 0 < lag[1]:
+                        return False
+                    if read.tensor in merged.rebuilt:
+                        if lag[0] < 0 or lag[1] > CHUNK:
                             return False
-                        if lag[0] < 0 < lag[1]:
+                    elif lag != (0, 0):
+                        if way is not None and way != (axis, lag[0] < 0):
                             return False
-                        merged.recurrent, merged.time, merged.reverse = True, axis, reverse
+                        way = (axis, lag[0] < 0)
         return True
 
     def parallel(self, unit: _Unit) -> tuple[str, ...]:
         """Axes along which points are independent, in order of first appearance."""
         bad: set[str] = {unit.time} if unit.recurrent and unit.time else set()
         for equation in unit.equations:
-            bad |= folded_axes(equation.expr)
+            bad |= self.folded(equation)
             for read in self.all_reads(equation):
                 if read.tensor not in unit.names or self.is_cheap(read.tensor):
                     continue
                 axes = self.tensors[read.tensor].axes
                 bad |= {a for a, i in zip(axes, read.indices, strict=True) if i != Index(a) and a != unit.time}
-        order = dict.fromkeys(a for e in unit.equations for a in e.axes)
+        order = dict.fromkeys(a for e in unit.equations for a in self.axes_of(e))
         return tuple(a for a in order if a not in bad)
 
     # ------------------------------------------------------------ kernels
@@ -425,19 +518,23 @@ class _Planner:
         carried, finals = self._carried(group)
         if carried and not group.recurrent:
             group.recurrent = True
-        main = _Unit([e for e in group.equations if e.name not in finals] or group.equations,
-                     group.time, group.reverse, group.recurrent)  # fmt: skip
+        snapshots = tuple(e.name for e in group.equations if self._is_snapshot(e, group))
+        aside = {*finals, *snapshots}
+        main = replace(group, equations=[e for e in group.equations if e.name not in aside] or group.equations)
         parallel = self.parallel(main)
         time = group.time or next((a for e in main.equations for a in e.axes if a in self.program.sequence_axes), None)
         stored = tuple(e.name for e in group.equations if e.name in crossing or e.name in self.program.outputs)
+        sums = tuple(e.name for e in group.equations if e.name in self.sums)
         grid = tuple(a for a in parallel if a != time)
         inner = dict.fromkeys(
-            a for e in group.equations for a in (*e.axes, *sorted(folded_axes(e.expr))) if a not in grid and a != time
-        )
-        lane = self._lane(main, grid, stored, time)
+            a for e in group.equations for a in (*self.axes_of(e), *sorted(self.folded(e)))
+            if a not in grid and a != time
+        )  # fmt: skip
+        lane = self.sums[sums[0]][0] if sums else self._lane(main, grid, stored, time)
         return KernelPlan(
             f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
-            group.reverse, group.recurrent, tuple(inner), carried, stored, finals,
+            group.reverse, group.recurrent, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots,
+            sums,
         )  # fmt: skip
 
     def _carried(self, group: _Unit) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -445,6 +542,8 @@ class _Planner:
         carried: dict[str, int] = {}
         finals = []
         for equation in group.equations:
+            if self._is_snapshot(equation, group):
+                continue
             for read in self.all_reads(equation):
                 if read.tensor not in group.names:
                     continue
@@ -453,9 +552,10 @@ class _Planner:
                         continue
                     lag = self.lag(read, axis) if axis in equation.axes else None
                     if lag is not None and lag != (0, 0) and not self.is_cheap(read.tensor):
-                        group.time, group.reverse = axis, lag[0] < 0
+                        if read.tensor not in group.rebuilt:
+                            group.time, group.reverse = axis, lag[0] < 0
                         carried[read.tensor] = max(carried.get(read.tensor, 0), -lag[0], lag[1])
-                    if axis not in equation.axes and (depth := self.is_final(read, axis)) is not None:
+                    if axis not in equation.axes and (depth := self.is_final(read, axis, group.reverse)) is not None:
                         group.time = axis
                         carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
                         finals.append(equation.name)

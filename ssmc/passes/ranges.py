@@ -35,11 +35,13 @@ class MissingExtent(UserError):
 class Ranges:
     """Facts about the axes of one Program, given the extents of the axes that inputs bind.
 
-    ``baked`` collects axes whose extent a decision relied on: they must be compiled in.
+    ``baked`` collects axes whose extent a decision relied on: they must be compiled in. The extents of
+    ``free`` axes are not to be compiled in.
     """
 
-    def __init__(self, program: Program, sizes: Mapping[str, int]) -> None:
+    def __init__(self, program: Program, sizes: Mapping[str, int], free: frozenset[str] = frozenset()) -> None:
         self.program = program
+        self.free = free
         self.sizes = sizes
         self.axes = {a.name: a for a in program.axes}
         self.stated = dict(known_extents(program))
@@ -58,7 +60,9 @@ class Ranges:
         return self.root(extent.axis) if isinstance(extent, Size) else extent
 
     def varies(self, axis: str) -> bool:
-        """Whether the extent follows the length of a sequence, so that it is never compiled in."""
+        """Whether the extent is free or follows the length of a sequence, so that it is not compiled in."""
+        if axis in self.free:
+            return True
         root = self.root(axis)
         used = sizes_used(root) | ({axis} if root == Size(axis) else set())
         return any(self.axes[a].sequence or self.is_time(a) for a in used)

@@ -1,5 +1,6 @@
 """Equations → scalar nodes: reads become loads, rings or other values; complex values become pairs.
 
+* What is rebuilt ahead of a step is a ``ring`` too, here and now included.
 * A read of an input, or of a value from an earlier kernel, is a ``load``, guarded where its index may
   leave the axis; outside, the extension's value or 0.
 * A read at a lag of a value made in this kernel is a ``ring``.
@@ -37,19 +38,26 @@ from ssmc.ir import (
 from ssmc.ir.scalar import Graph, Node, Value, part_names, parts
 
 from .plan import KernelPlan
-from .ranges import Ranges
+from .ranges import Ranges, as_int
+from .recompute import entry_of
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
 class Scalariser:
-    """Builds the nodes of one kernel."""
+    """Builds the nodes of one kernel: of its steps or, with ``ahead``, of what is rebuilt ahead of them.
+    Both share a ``graph``."""
 
-    def __init__(self, program: Program, kernel: KernelPlan, ranges: Ranges, is_cheap: Callable[[str], bool]) -> None:
+    def __init__(
+        self, program: Program, kernel: KernelPlan, ranges: Ranges, is_cheap: Callable[[str], bool],
+        graph: Graph | None = None, ahead: bool = False,
+    ) -> None:  # fmt: skip
         self.program = program
         self.kernel = kernel
         self.ranges = ranges
-        self.graph = Graph()
+        self.graph = graph or Graph()
+        self.rebuilt = frozenset(kernel.rebuilt) & frozenset(kernel.carried)
+        self.held = frozenset() if ahead else self.rebuilt
         self.tensors = program.tensors()
         self.inside = set(kernel.equations)
         self.is_cheap = is_cheap
@@ -64,7 +72,10 @@ class Scalariser:
         found = self._values.get(name)
         if found is None:
             equation = self.program.equation(name)
-            found = self.convert(self.build(equation.expr), equation.dtype)
+            if name in self.held:
+                found = self._element(Read(name, tuple(map(Index, equation.axes))), "ring", (self.graph.const(0, INT),))
+            else:
+                found = self.convert(self.build(equation.expr), equation.dtype)
             self._values[name] = found
         return found
 
@@ -89,6 +100,8 @@ class Scalariser:
                 return g.size(axis)
             case Read():
                 return self._read(expr)
+            case Where() if (entry := entry_of(expr)) is not None and entry[0].tensor in self.rebuilt:
+                return self.build(entry[0])
             case Where(condition=c, then=a, otherwise=b):
                 dtype = type_of(expr, self.tensors)
                 return self._select(self.real(c, BOOL), self.cast(a, dtype), self.cast(b, dtype))
@@ -128,8 +141,8 @@ class Scalariser:
         time = self.kernel.time
         if time in tensor.axes and read.tensor in self.kernel.carried:
             index = read.indices[tensor.axes.index(time)]
-            if self.ranges.offset(Index(time), index) != (0, 0):
-                return self._guarded(read, self._ring(read, index), skip=time)
+            if read.tensor in self.held or self.ranges.offset(Index(time), index) != (0, 0):
+                return self._guarded(read, self.ring(read, index), skip=time)
         if self.is_cheap(read.tensor):
             moved = dict(zip(tensor.axes, read.indices, strict=True))
             return self._guarded(
@@ -145,13 +158,15 @@ class Scalariser:
         type = REAL if tensor.dtype is COMPLEX else tensor.dtype
         return _pair([self.graph.node("load", type, (read.tensor, p), indices) for p in part_names(tensor.dtype)])
 
-    def _ring(self, read: Read, index: Expr) -> Value:
+    def ring(self, read: Read, index: Expr) -> Value:
+        """A carried value at a lag, or after the last step."""
         time = self.kernel.time
         assert time is not None
-        distance = self.ranges.from_end(time, index)
+        reverse = self.kernel.reverse and read.tensor not in self.rebuilt
+        distance = (index.value.real + 1,) if reverse and isinstance(index, Const) else self.ranges.from_end(time, index)
         final = distance is not None and distance[0] >= 1 and Index(time) not in _indices(index)
-        here: Expr = Size(time) if final else Index(time)
-        lag = Op("sub", (index, here)) if self.kernel.reverse else Op("sub", (here, index))
+        here: Expr = as_int(-1) if reverse and final else Size(time) if final else Index(time)
+        lag = Op("sub", (index, here)) if reverse else Op("sub", (here, index))
         form = self.ranges.form(lag)
         lag_node = self.real(form.expr() if form is not None else lag, INT)
         return self._element(read, "final" if final else "ring", (lag_node,))
