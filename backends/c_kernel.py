@@ -17,10 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from ssmc.ir import DType, Tensor
-from ssmc.ir.loops import Kernel, LaneSum, Loops, Ring, Statement, Store, Variable, own_nodes
+from ssmc.ir.loops import LANE_GROUP, Kernel, LaneSum, Loops, Ring, Statement, Store, Variable, own_nodes
 from ssmc.ir.scalar import Node, walk_nodes
-
-from ssmc.passes import GROUP
 
 from .c_expr import Expressions
 from .c_groups import GroupEmitter
@@ -326,8 +324,10 @@ class KernelEmitter:
         if not self.kernel.lane:
             return
         if self.kernel.sums:  # a band is a group of lanes whose sum is one part
-            self.out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
-            self.out.line(f"const int64_t band = {GROUP // self.vector}, bands = (blocks + band - 1) / band;")
+            self.out.line(
+                f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};"
+            )
+            self.out.line(f"const int64_t band = {LANE_GROUP // self.vector}, bands = (blocks + band - 1) / band;")
             return
         out, rest = self.out, " * ".join(others) or "1"
         out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
@@ -358,7 +358,11 @@ class KernelEmitter:
         if self.kernel.lane:
             self.out.line("const int64_t first = number * band;")
             self.out.line("const int64_t mine = blocks - first < band ? blocks - first : band;")
-            self._with_kept(GROUP // self.vector if self.kernel.sums else _BAND, "mine", "for (int64_t block = 0; block < mine; ++block)")
+            self._with_kept(
+                LANE_GROUP // self.vector if self.kernel.sums else _BAND,
+                "mine",
+                "for (int64_t block = 0; block < mine; ++block)",
+            )
         else:
             self._with_kept(1, "1", "")
 
@@ -401,7 +405,8 @@ class KernelEmitter:
         if k.time:
             steps = k.chunk or (k.tile.steps if k.tile else _CHUNK)
             upwards = f"for (int64_t begin = start; begin < stop; begin += {steps})"
-            down = f"for (int64_t begin = start + (stop - start - 1) / {steps} * {steps}; begin >= start; begin -= {steps})"
+            last = f"start + (stop - start - 1) / {steps} * {steps}"
+            down = f"for (int64_t begin = {last}; begin >= start; begin -= {steps})"
             with out.block(down if k.chunk and k.reverse else upwards):
                 out.line(f"const int64_t end = begin + {steps} < stop ? begin + {steps} : stop;")
                 if k.sums:

@@ -21,6 +21,8 @@ from .program import Program
 from .scalar import Node
 from .types import DType
 
+LANE_GROUP = 256  # lanes whose sum is one part of a sum over lanes
+
 
 @dataclass(frozen=True)
 class Variable:

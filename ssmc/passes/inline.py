@@ -13,9 +13,10 @@ from dataclasses import replace
 from ssmc.ir import COMPLEX, REAL, Call, Const, DType, Equation, Expr, Function, Op, Program, Read, rewrite, type_of
 
 
-def inline(program: Program) -> Program:
-    """``program`` without calls of elementwise functions, which it then no longer declares."""
-    if not program.functions:
+def inline(program: Program, keep: frozenset[str] = frozenset()) -> Program:
+    """``program`` without calls of elementwise functions, which it then no longer declares; those whose names
+    are in ``keep`` stay."""
+    if not {function.name for function in program.functions} - keep:
         return program
     functions = {function.name: function for function in program.functions}
     tensors = program.tensors()
@@ -24,14 +25,14 @@ def inline(program: Program) -> Program:
         return rewrite(expr, expand)
 
     def expand(node: Expr) -> Expr | None:
-        if not isinstance(node, Call):
+        if not isinstance(node, Call) or node.function in keep:
             return None
         function = functions[node.function]
         return inlined(_body(function, node.args))
 
     def with_type(expr: Expr, dtype: DType) -> Expr:
         """A call yields its function's type, which may be wider than that of the expression."""
-        found = type_of(expr, tensors)
+        found = type_of(expr, tensors, functions)
         if dtype is COMPLEX and found is not COMPLEX:
             return Op("complex", (expr, Const(0.0, REAL)))
         return Op("real", (expr,)) if dtype is REAL and found.rank < REAL.rank else expr
@@ -50,7 +51,7 @@ def inline(program: Program) -> Program:
         equations=tuple(map(equation, program.equations)),
         extensions=tuple(replace(item, expr=inlined(item.expr)) for item in program.extensions),
         customs=tuple(replace(c, equations=tuple(map(equation, c.equations))) for c in program.customs),
-        functions=(),
+        functions=tuple(function for function in program.functions if function.name in keep),
     )
 
 

@@ -36,10 +36,10 @@ from ssmc.ir import (
     type_of,
     walk,
 )
+from ssmc.ir.loops import LANE_GROUP
 
 from .recompute import SAVED, entry_of
 
-GROUP = 256  # channels whose sum is one part
 MOST_CARRIED = 512  # numbers per channel that a sum over time may carry
 
 
@@ -108,14 +108,14 @@ class _Parts:
     def _over_lanes(self, equation: Equation, expr: Reduce, outer: tuple[str, ...]) -> Expr:
         lane = str(self.lane)
         if all(axis.name != self.group for axis in self.axes):
-            count = Op("floordiv", (Op("add", (Size(lane), Const(GROUP - 1, INT))), Const(GROUP, INT)))
+            count = Op("floordiv", (Op("add", (Size(lane), Const(LANE_GROUP - 1, INT))), Const(LANE_GROUP, INT)))
             self.axes.append(Axis(self.group, count))
         own = tuple(a for a in equation.axes if a in free_axes(expr))
         place = own.index(self.time)
         axes = (*outer, *own[:place], self.group, *own[place:])
         within = tuple(a for a in expr.axes if a not in outer and a != lane)
         body = self._body(replace(expr, axes=(lane, *within)), within)
-        mine = Op("eq", (Op("floordiv", (Index(lane), Const(GROUP, INT))), Index(self.group)))
+        mine = Op("eq", (Op("floordiv", (Index(lane), Const(LANE_GROUP, INT))), Index(self.group)))
         name = self._name(equation.name, "part")
         dtype = type_of(expr, self.program.tensors())
         self.equations.append(Equation(name, axes, dtype, Reduce("sum", (lane,), mine, body)))
@@ -141,7 +141,9 @@ def partial(program: Program, sizes: Mapping[str, int]) -> Program:
     rebuilt = [e for e in program.equations if any(entry_of(node) for node in walk(e.expr))]
     if not rebuilt:
         return program
-    time = next(node.axis for e in rebuilt for a in walk(e.expr) if entry_of(a) for node in walk(a) if _is_time(node, program))
+    time = next(
+        node.axis for e in rebuilt for a in walk(e.expr) if entry_of(a) for node in walk(a) if _is_time(node, program)
+    )
     lane = _lane(program, time, rebuilt)
     inner = _inner(program, time, lane)
     extents = complete_extents(program, sizes)
@@ -192,8 +194,10 @@ def group_sum(equation: Equation) -> tuple[str, str, Expr] | None:
         case Reduce(
             kind="sum",
             axes=(lane,),
-            condition=Op(op="eq", args=(Op(op="floordiv", args=(Index(axis=own), Const(value=size))), Index(axis=group))),
+            condition=Op(
+                op="eq", args=(Op(op="floordiv", args=(Index(axis=own), Const(value=size))), Index(axis=group))
+            ),
             body=body,
-        ) if own == lane and size == GROUP and group == f"{lane}.group":
+        ) if own == lane and size == LANE_GROUP and group == f"{lane}.group":
             return lane, group, body
     return None

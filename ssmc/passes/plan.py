@@ -182,7 +182,9 @@ def _free(program: Program, kernels: tuple[KernelPlan, ...]) -> set[str]:
     grids = {a for k in kernels for a in (*k.parallel, k.lane)} | {
         found[1] for e in program.equations if (found := group_sum(e)) is not None
     }
-    held = {a for k in kernels for e in k.equations if e not in k.sums for a in program.equation(e).axes if a in k.inner}
+    held = {
+        a for k in kernels for e in k.equations if e not in k.sums for a in program.equation(e).axes if a in k.inner
+    }
     return {a for k in kernels for a in k.inner if a in grids} - held
 
 
@@ -200,7 +202,7 @@ class _Planner:
         self.tensors = program.tensors()
         self.produced = {e.name: e for e in program.equations}
         self.sums = {e.name: found for e in program.equations if (found := group_sum(e)) is not None}
-        self.snapshots = {e.name: found for e in program.equations if (found := snapshot_of(program, e)) is not None}
+        self.snapshots = {e.name: shot for e in program.equations if (shot := snapshot_of(program, e)) is not None}
         self.rebuildable: set[str] = set()
         self.extensions: dict[str, list[Expr]] = {}
         for item in program.extensions:

@@ -98,7 +98,7 @@ def saving(program: Program, kept: Iterable[Kept]) -> Program:
     equations = []
     for item in kept:
         if not item.depth:
-            indices = tuple(Index(axis) for axis in item.tensor.axes)
+            indices: tuple[Expr, ...] = tuple(Index(axis) for axis in item.tensor.axes)
         else:
             first = Op("mul", (Index(f"{item.time}.chunk"), _int(CHUNK)))
             back = Index(f"{item.name}.past") if item.depth > 1 else None

@@ -163,7 +163,9 @@ class Scalariser:
         time = self.kernel.time
         assert time is not None
         reverse = self.kernel.reverse and read.tensor not in self.rebuilt
-        distance = (index.value.real + 1,) if reverse and isinstance(index, Const) else self.ranges.from_end(time, index)
+        distance = (
+            (index.value.real + 1,) if reverse and isinstance(index, Const) else self.ranges.from_end(time, index)
+        )
         final = distance is not None and distance[0] >= 1 and Index(time) not in _indices(index)
         here: Expr = as_int(-1) if reverse and final else Size(time) if final else Index(time)
         lag = Op("sub", (index, here)) if reverse else Op("sub", (here, index))

@@ -32,19 +32,17 @@ from ssmc.ir import (
     Op,
     Program,
     Read,
-    Reduce,
     Size,
     Tensor,
-    Transform,
     children,
     dependence,
     sizes_used,
-    walk,
     with_children,
 )
 from ssmc.source import Span
 
 from .banded import banded
+from .tidy import axes_used, bound_in, reads_of, tidied
 
 
 def step(program: Program, takes: bool, gives: bool) -> Program:
@@ -70,7 +68,7 @@ def step(program: Program, takes: bool, gives: bool) -> Program:
         program = _continued(program, time, carried, positions)
     if gives:
         program = _returning(program, time, carried, positions and takes, positions)
-    return _tidied(program)
+    return tidied(program)
 
 
 # ---------------------------------------------------------------- what cannot be stepped
@@ -87,7 +85,7 @@ def _check_causal(program: Program, time: str, looks: list[LookBack]) -> None:
     for equation in size_uses(program, time):
         raise _refused(equation, f"{equation.name!r} uses #{time}, the length of the whole sequence")
     for equation in program.equations:
-        if time in _bound(equation.expr):
+        if time in bound_in(equation.expr):
             raise _refused(equation, f"{equation.name!r} runs over all of {time!r}")
     for requirement in program.requirements:
         if time in sizes_used(requirement.condition):
@@ -95,10 +93,10 @@ def _check_causal(program: Program, time: str, looks: list[LookBack]) -> None:
                 f"{program.name} requires a fact about #{time}, which a piece of the sequence need not meet",
                 span=requirement.span,
             )
-    used = _axes_used(program)
+    used = axes_used(program)
     for axis in program.axes:
         if axis.extent is not None and time in sizes_used(axis.extent) and axis.name in used:
-            found = (e for e in program.equations if axis.name in e.axes or axis.name in _bound(e.expr))
+            found = (e for e in program.equations if axis.name in e.axes or axis.name in bound_in(e.expr))
             raise _refused(next(found), f"axis {axis.name!r} is as long as the whole sequence")
 
 
@@ -119,13 +117,6 @@ def _check_access(access: Access, lag: Lag | None, time: str) -> None:
 
 def _refused(equation: Equation, why: str, span: Span | None = None, hint: str = "") -> Unsupported:
     return Unsupported(f"no step form: {why}", span=span or equation.span, hint=hint)
-
-
-def _bound(expr: Expr) -> set[str]:
-    """The axes of all reductions and whole-axis operations."""
-    nodes = list(walk(expr))
-    kept = {node.axis for node in nodes if isinstance(node, Transform)}
-    return kept | {axis for node in nodes if isinstance(node, Reduce) for axis in node.axes}
 
 
 # ---------------------------------------------------------------- what is carried
@@ -235,34 +226,4 @@ def _without_unused_inputs(before: Program, after: Program) -> Program:
 
 def _tensors_read(program: Program) -> set[str]:
     exprs = [item.expr for item in program.equations] + [item.expr for item in program.extensions]
-    nodes = [node for expr in exprs for node in walk(expr)]
-    applied = {name for equation in program.equations for name in getattr(equation.expr, "args", ()) if _is_name(name)}
-    return {node.tensor for node in nodes if isinstance(node, Read)} | applied
-
-
-def _is_name(item: object) -> bool:
-    return isinstance(item, str)
-
-
-def _tidied(program: Program) -> Program:
-    """Only axes in use, in the order of the inputs and then of introduction, and requirements on them."""
-    used = _axes_used(program)
-    listed = dict.fromkeys(axis for tensor in program.inputs for axis in tensor.axes)
-    order = [*listed, *(axis.name for axis in program.axes if axis.name not in listed)]
-    return replace(
-        program,
-        axes=tuple(program.axis(name) for name in order if name in used),
-        requirements=tuple(r for r in program.requirements if sizes_used(r.condition) <= used),
-    )
-
-
-def _axes_used(program: Program) -> set[str]:
-    """Axes of tensors, of reductions, and those whose size is asked for, also by extents of these."""
-    used = {axis for tensor in program.tensors().values() for axis in tensor.axes} | set(program.sequence_axes)
-    for item in (*(e.expr for e in program.equations), *(x.expr for x in program.extensions)):
-        used |= _bound(item) | sizes_used(item)
-    while True:
-        more = {a for axis in program.axes if axis.name in used and axis.extent for a in sizes_used(axis.extent)}
-        if more <= used:
-            return used
-        used |= more
+    return {name for expr in exprs for name in reads_of(expr)}
