@@ -1,6 +1,6 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
-from .grad import differentiable, grad
+from .grad import adjoint_names, differentiable, grad
 from .inline import inline
 from .lift import lift
 from .lower import Unbounded, lower

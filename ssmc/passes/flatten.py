@@ -41,8 +41,7 @@ class Names:
     @staticmethod
     def of(program: Program) -> Names:
         opaque = {o.name for o in program.opaques} | {f.name for f in program.functions}
-        locals_ = {e.name for c in program.customs for e in c.equations}
-        return Names({*program.tensors(), *(a.name for a in program.axes), *opaque, *locals_})
+        return Names({*program.tensors(), *(a.name for a in program.axes), *opaque})
 
     def new(self, base: str) -> str:
         name, number = base, 1

@@ -53,14 +53,15 @@ def grad(program: Program, wrt: Sequence[str] | None = None, of: Sequence[str] |
     (by default all that are real or complex).
 
     The result has the inputs of ``program``, then one ``d.<output>`` for each of ``of``; its outputs are
-    ``d.<input>`` for each of ``wrt``. Where names already begin with ``d.`` it says ``d2.``, ``d3.``, ….
+    ``d.<input>`` for each of ``wrt``. Where names already begin with ``d.`` it says ``d2.``, ``d3.``, …: see
+    ``adjoint_names``.
 
     Raises UserError for a name that is no input or output, or holds no real or complex numbers.
     """
     inputs, outputs = differentiable(program)
     wrt = _chosen(program, "input", wrt, inputs)
     of = _chosen(program, "output", of, outputs)
-    return _Grad(flatten(program), tuple(wrt), tuple(of)).run()
+    return _Grad(flatten(program), prefix(program, "d"), tuple(wrt), tuple(of)).run()
 
 
 def differentiable(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -71,10 +72,18 @@ def differentiable(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
             tuple(name for name in program.outputs if tensors[name].dtype in real))  # fmt: skip
 
 
+def adjoint_names(program: Program) -> dict[str, str]:
+    """What ``grad(program)`` calls the adjoint of each input and output that has one."""
+    inputs, outputs = differentiable(program)
+    before = prefix(program, "d")
+    return {name: before + name for name in (*inputs, *outputs)}
+
+
 def prefix(program: Program, letter: str) -> str:
-    """``d.``, or ``d2.`` and so on where names begin with that already."""
+    """``d.`` for the letter d, or ``d2.`` and so on where a tensor or an axis has a name that begins so."""
+    taken = {*program.tensors(), *(axis.name for axis in program.axes)}
     number = 1
-    while any(name.startswith(f"{letter}{number if number > 1 else ''}.") for name in program.tensors()):
+    while any(name.startswith(f"{letter}{number if number > 1 else ''}.") for name in taken):
         number += 1
     return f"{letter}{number if number > 1 else ''}."
 
@@ -91,18 +100,19 @@ def _chosen(program: Program, what: str, names: Sequence[str] | None, able: tupl
 @dataclass
 class _Grad:
     program: Program
+    prefix: str
     wrt: tuple[str, ...]
     of: tuple[str, ...]
     received: dict[str, list[Expr]] = field(default_factory=dict)
 
     def run(self) -> Program:
         p = self.program
-        self.prefix = prefix(p, "d")
         self.names = Names.of(p)
         self.tensors = p.tensors()
         self.blocks = {name: block for block in p.customs for name in block.outputs}
         self.active = self._active()
         seeds = {name: self.names.new(f"{self.prefix}{name}") for name in self.of}
+        self.sought = {name: self.names.new(f"{self.prefix}{name}") for name in self.wrt}
         self.seeds = {name: Tensor(seed, self.tensors[name].axes, self.tensors[name].dtype)
                       for name, seed in seeds.items()}  # fmt: skip
         self.names_of = self._adjoint_names(seeds)
@@ -167,7 +177,9 @@ class _Grad:
         for name in [*(t.name for t in self.program.inputs), *(e.name for e in self.program.equations)]:
             if name not in self.active:
                 continue
-            if name in seeds:
+            if name in self.sought:
+                found[name] = self.sought[name]
+            elif name in seeds:
                 found[name] = self.names.new(f"{seeds[name]}.total") if name in read else seeds[name]
             else:
                 found[name] = self.names.new(f"{self.prefix}{name}")
