@@ -7,7 +7,17 @@ which ``check``, ``fmt`` and ``--help`` must not wait for. Nothing here loads Nu
 from .accesses import Access, Accesses, Lag
 from .dependence import Dependence, Loop, Step, dependence
 from .extents import bind_extents, check_requirements, complete_extents, evaluate_int, sizes_used
-from .linear import Linear, at_least, conjuncts, facts, known_extents, linear_form, lower_bound, upper_bound
+from .linear import (
+    Linear,
+    at_least,
+    comparison,
+    conjuncts,
+    facts,
+    known_extents,
+    linear_form,
+    lower_bound,
+    upper_bound,
+)
 from .ops import CALL_NAMES, OPERATIONS, REDUCTIONS, TRANSFORMS, Operation, Reduction, result_type
 from .program import (
     Apply,

@@ -137,6 +137,16 @@ def facts(condition: Expr, extents: Mapping[str, Expr] | None = None, holds: boo
     return found
 
 
+def comparison(op: str, form: Linear) -> Expr:
+    """``form op 0`` as it is written: what is positive on the left, what is negative on the right."""
+    plus = Linear(0, {symbol: k for symbol, k in form.terms.items() if k > 0})
+    minus = Linear(0, {symbol: -k for symbol, k in form.terms.items() if k < 0})
+    if plus.terms:
+        return Op(op, (plus.expr(), (minus - form.constant).expr()))
+    return Op(_MIRRORED[op], (minus.expr(), Const(form.constant, INT)))
+
+
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 _NEGATED = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
 _COMPARISONS = frozenset(_NEGATED)
 

@@ -8,6 +8,7 @@ from .partial import partial
 from .plan import KernelPlan, Plan, PlanOptions, plan
 from .ranges import MissingExtent
 from .recompute import CHUNK, kept_values, rebuilding, saving
+from .reverse import reverse
 from .step import step
 from .tidy import tidied
 from .unshadow import unshadow

@@ -34,6 +34,7 @@ from ssmc.ir import (
     Transform,
     at_least,
     children,
+    comparison,
     conjuncts,
     facts,
     linear_form,
@@ -45,7 +46,7 @@ from ssmc.ir import (
 )
 
 _FOLDS = frozenset(("sum", "mean", "prod", "max", "min", "any", "all", "logsumexp", "softmax"))
-_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+_COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
 def banded(program: Program, time: str) -> Program:
@@ -180,7 +181,7 @@ class _Rewrite:
         form = linear_form(expr)
         if form is not None:
             return expr if Index(back) not in form.terms else self._moved(form).expr()
-        if isinstance(expr, Op) and expr.op in _MIRRORED:
+        if isinstance(expr, Op) and expr.op in _COMPARISONS:
             return self._comparison(expr)
         if isinstance(expr, Read):
             return self._read(expr)
@@ -236,12 +237,7 @@ class _Rewrite:
                 left, right = left.without(back), right.without(back)  # the same multiple on both sides
                 return replace(expr, args=(left.expr(), right.expr()))
             return replace(expr, args=tuple(self.expr(arg) for arg in expr.args))
-        form = self._moved(left - right)
-        plus = Linear(0, {symbol: k for symbol, k in form.terms.items() if k > 0})
-        minus = Linear(0, {symbol: -k for symbol, k in form.terms.items() if k < 0})
-        if plus.terms:
-            return replace(expr, args=(plus.expr(), (minus - form.constant).expr()))
-        return replace(expr, op=_MIRRORED[expr.op], args=(minus.expr(), Const(form.constant, INT)))
+        return replace(comparison(expr.op, self._moved(left - right)), span=expr.span)
 
 
 def _fresh(program: Program, name: str) -> str:

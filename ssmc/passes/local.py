@@ -1,0 +1,283 @@
+"""Expressions over the indices of a sequence, put where that sequence lies otherwise.
+
+A layer speaks of its own sequence: indices 0 … #t − 1, a first and a last. `reverse`, `pack` and `mask` say what
+becomes of that when the sequence runs backwards, lies between others, or has gaps. What they share is here: a walk
+that knows which axes run along the sequence (t, and all that are as long), what holds around each part, and how
+linear forms and comparisons are written once an index is something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ssmc.errors import Unsupported
+from ssmc.ir import (
+    BOOL,
+    COMPLEX,
+    INT,
+    REAL,
+    REDUCTIONS,
+    Accesses,
+    Const,
+    DType,
+    Equation,
+    Expr,
+    Extension,
+    Index,
+    Linear,
+    Op,
+    Program,
+    Read,
+    Reduce,
+    Size,
+    Tensor,
+    Transform,
+    Where,
+    at_least,
+    children,
+    comparison,
+    facts,
+    known_extents,
+    linear_form,
+    lower_bound,
+    substitute,
+    upper_bound,
+    with_children,
+)
+from ssmc.source import Span
+
+from .flatten import Names
+
+_COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What holds around a sub-expression: ``own`` is an axis along the sequence that has an index there, if any;
+    the forms in ``given`` are ≥ 0; ``bound`` axes are run through by reductions and whole-axis operations around;
+    the index along ``straight`` axes is that of the layer itself."""
+
+    own: str | None = None
+    given: tuple[Linear, ...] = ()
+    bound: frozenset[str] = frozenset()
+    straight: frozenset[str] = frozenset()
+
+    def knowing(self, found: Iterable[Linear]) -> Place:
+        return replace(self, given=(*self.given, *found))
+
+    def inside(self, axes: Iterable[str]) -> Place:
+        """Below a reduction or a whole-axis operation: facts about the axes it runs through no longer hold."""
+        axes = frozenset(axes)
+        kept = tuple(fact for fact in self.given if not fact.axes & axes)
+        return replace(self, given=kept, bound=self.bound | axes, straight=self.straight - axes)
+
+
+def sequence_of(program: Program, form: str) -> str:
+    """The one sequence axis of ``program``; Unsupported, saying which form there is none of, if it is not one."""
+    if len(program.sequence_axes) != 1:
+        raise Unsupported(
+            f"{program.name} has {len(program.sequence_axes)} sequence axes, so it has no {form} form",
+            span=program.span,
+            expected="one `seq` axis",
+        )
+    return program.sequence_axes[0]
+
+
+@dataclass
+class Local:
+    """A walk over the equations of one Program. Subclasses say what a position, a length, a read and a fold are."""
+
+    program: Program
+    time: str
+    form = "other"
+
+    made: list[Equation] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        program = self.program
+        self.extents = known_extents(program)
+        self.tensors: dict[str, Tensor] = program.tensors()
+        self.required = Accesses(program).required
+        self.names = Names.of(program)
+        self.alike = frozenset(axis.name for axis in program.axes if self._root(axis.name) == self._root(self.time))
+        self.defined = {equation.name for equation in program.equations}
+        self.current: Equation | None = None
+        self._symbols: dict[str, Expr] = {}
+
+    def _root(self, axis: str) -> str:
+        extent = self.extents.get(axis)
+        return self._root(extent.axis) if isinstance(extent, Size) else axis
+
+    # ------------------------------------------------------------ what a subclass says
+
+    def position(self, axis: str, place: Place) -> Linear:
+        """The index of the layer's own sequence at index ``axis`` of the array."""
+        raise NotImplementedError
+
+    def length(self, place: Place) -> Linear:
+        """The length of the layer's own sequence."""
+        raise NotImplementedError
+
+    def read(self, read: Read, place: Place) -> Expr:
+        """A read whose indices are still those of the layer."""
+        raise NotImplementedError
+
+    def fold(self, reduce: Reduce, place: Place) -> Expr:
+        """A reduction over an axis along the sequence."""
+        raise NotImplementedError
+
+    def transform(self, transform: Transform, place: Place) -> Expr:
+        """A whole-axis operation along the sequence."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ the walk
+
+    def equation_expr(self, equation: Equation) -> Expr:
+        """The right side of an equation, rewritten."""
+        self.current = equation
+        return self.expr(equation.expr, Place(self.own_axis(equation.axes), self.required))
+
+    def own_axis(self, axes: tuple[str, ...]) -> str | None:
+        """The axis along the sequence that an equation has, the sequence axis itself first."""
+        return self.time if self.time in axes else next((a for a in axes if a in self.alike), None)
+
+    def expr(self, expr: Expr, place: Place) -> Expr:
+        form = linear_form(expr)
+        if form is not None:
+            moved = self.value(form, place)
+            return expr if moved == form else self.spelled(moved)
+        match expr:
+            case Op(op=op, args=(a, b)) if op in _COMPARISONS:
+                return self._comparison(expr, linear_form(a), linear_form(b), place)
+            case Read():
+                return self.read(expr, place)
+            case Where(condition=c, then=a, otherwise=b):
+                yes, no = facts(c, self.extents), facts(c, self.extents, holds=False)
+                sides = self.expr(a, place.knowing(yes)), self.expr(b, place.knowing(no))
+                return replace(expr, condition=self.expr(c, place), then=sides[0], otherwise=sides[1])
+            case Reduce(axes=axes) if set(axes) & self.alike:
+                return self.fold(expr, place)
+            case Reduce(axes=axes):
+                return self.folded(expr, place.inside(axes))
+            case Transform(axis=axis) if axis in self.alike:
+                return self.transform(expr, place)
+            case Transform(axis=axis):
+                return replace(expr, body=self.expr(expr.body, place.inside((axis,))))
+        return with_children(expr, tuple(self.expr(item, place) for item in children(expr)))
+
+    def folded(self, reduce: Reduce, inner: Place, members: Iterable[Expr] = ()) -> Reduce:
+        """A reduction over the same axes, only where ``members`` hold too; ``inner`` is the place inside it."""
+        known = () if reduce.condition is None else facts(reduce.condition, self.extents)
+        parts = [*members] + ([] if reduce.condition is None else [self.expr(reduce.condition, inner)])
+        return replace(reduce, condition=all_of(parts), body=self.expr(reduce.body, inner.knowing(known)))
+
+    def _comparison(self, expr: Op, left: Linear | None, right: Linear | None, place: Place) -> Expr:
+        if left is None or right is None:
+            return with_children(expr, tuple(self.expr(item, place) for item in expr.args))
+        moved = self.value(left - right, place)
+        return expr if moved == left - right else replace(self.compared(expr.op, moved), span=expr.span)
+
+    # ------------------------------------------------------------ linear forms
+
+    def value(self, form: Linear, place: Place) -> Linear:
+        """A form over indices of the layer's own sequence, over those of the array."""
+        result = Linear(form.constant)
+        for symbol, k in form.terms.items():
+            if symbol.axis not in self.alike:
+                term = Linear(0, {symbol: 1})
+            else:
+                term = self.position(symbol.axis, place) if isinstance(symbol, Index) else self.length(place)
+            result = result + term.scaled(k)
+        return result
+
+    def symbol(self, expr: Expr) -> Linear:
+        """An expression of which nothing is known, as a symbol of linear forms."""
+        known = next((name for name, same in self._symbols.items() if same == expr), None)
+        name = known or f"→{len(self._symbols)}"
+        self._symbols[name] = expr
+        return Linear(0, {Index(name): 1})
+
+    def spelled(self, form: Linear) -> Expr:
+        return substitute(form.expr(), self._symbols)
+
+    def compared(self, op: str, form: Linear) -> Op:
+        """``form op 0``."""
+        written = substitute(comparison(op, form), self._symbols)
+        assert isinstance(written, Op)
+        return written
+
+    def is_inside(self, index: Expr, axis: str, place: Place) -> tuple[bool, bool]:
+        """Whether an index of the layer is certainly at least 0, and certainly less than the extent."""
+        form, size = linear_form(index, self.extents), linear_form(Size(axis), self.extents)
+        if form is None or size is None:
+            return False, False
+        low = lower_bound(form, place.given, self.extents)
+        high = lower_bound(size - 1 - form, place.given, self.extents)
+        return at_least(low, 0), at_least(high, 0)
+
+    def is_outside(self, index: Expr, axis: str, place: Place) -> str | None:
+        """The side on which an index of the layer certainly lies outside, if it does."""
+        form, size = linear_form(index, self.extents), linear_form(Size(axis), self.extents)
+        if form is None or size is None:
+            return None
+        if at_least(-upper_bound(form, place.given, self.extents), 1):
+            return "before"
+        return "after" if at_least(lower_bound(form - size, place.given, self.extents), 0) else None
+
+    # ------------------------------------------------------------ reads outside
+
+    def beyond(self, read: Read, side: str, place: Place) -> Expr:
+        """What the layer reads outside its sequence on one side: an extension or 0, rewritten."""
+        tensor = self.tensors[read.tensor]
+        extension = self.program.extension(read.tensor, self.time, side)
+        if extension is None:
+            return zero(tensor.dtype)
+        where = dict(zip(tensor.axes, read.indices, strict=True))
+        form = linear_form(where[self.time], self.extents)
+        size = linear_form(Size(self.time), self.extents)
+        if form is not None and size is not None:
+            place = place.knowing((-form - 1 if side == "before" else form - size,))
+        return self.expr(self.substituted(extension, where), place)
+
+    def substituted(self, extension: Extension, where: Mapping[str, Expr]) -> Expr:
+        try:
+            return substitute(extension.expr, where)
+        except ValueError as error:
+            raise self.refused(f"what is outside {extension.tensor!r} cannot be written there: {error}") from None
+
+    # ------------------------------------------------------------ what is refused
+
+    def refused(self, why: str, span: Span | None = None, hint: str = "") -> Unsupported:
+        span = span or (self.current.span if self.current is not None else self.program.span)
+        return Unsupported(f"no {self.form} form: {why}", span=span, hint=hint)
+
+    @property
+    def here(self) -> str:
+        """The equation that is being rewritten, for messages."""
+        return repr(self.current.name) if self.current is not None else self.program.name
+
+
+def zero(dtype: DType) -> Const:
+    """0 of a type."""
+    return {BOOL: Const(False, BOOL), INT: Const(0, INT), REAL: Const(0.0, REAL), COMPLEX: Const(0.0, REAL)}[dtype]
+
+
+def is_zero(expr: Expr) -> bool:
+    return isinstance(expr, Const) and not expr.value
+
+
+def all_of(parts: Iterable[Expr]) -> Expr | None:
+    """``a and b and …``; None for no parts."""
+    result: Expr | None = None
+    for part in parts:
+        result = part if result is None else Op("and", (result, part))
+    return result
+
+
+def where(condition: Expr | None, then: Expr, otherwise: Expr) -> Expr:
+    return then if condition is None or then == otherwise else Where(condition, then, otherwise)
+
+
+def keeps_axis(expr: Reduce) -> bool:
+    return REDUCTIONS[expr.kind].keeps_axis
