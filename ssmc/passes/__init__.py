@@ -2,6 +2,7 @@
 
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline
+from .jvp import jvp, tangent_names
 from .lift import lift
 from .lower import Unbounded, lower
 from .partial import partial

@@ -8,6 +8,7 @@ its imaginary part, so that a holomorphic f passes on ``d.f · conj(f′)``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ssmc.ir import (
@@ -214,13 +215,13 @@ class _Push:
         function = self.adjoints.functions[expr.function]
         known: dict[str, Expr] = dict(zip(function.parameters, expr.args, strict=True))
         for name, binding in function.bindings:
-            known[name] = _filled(binding, known)
+            known[name] = filled(binding, known)
         known[function.result_name] = expr
         known[f"d.{function.result_name}"] = value
         rules = dict(function.backward)
         for parameter, arg in zip(function.parameters, expr.args, strict=True):
             if parameter in rules:
-                self.push(arg, self._as(_filled(rules[parameter], known), arg), conditions, bound)
+                self.push(arg, self._as(filled(rules[parameter], known), arg), conditions, bound)
 
     # ------------------------------------------------------------ folds
 
@@ -260,26 +261,29 @@ class _Push:
         return self.adjoints.define(f"{self.equation.name}.count", axes, INT, counted)
 
     def _others(self, expr: Reduce) -> Expr:
-        """The product of all other factors: right where some are 0."""
-        moved: dict[str, Expr] = {}
-        differs: Expr | None = None
-        for axis in expr.axes:
-            other = self.adjoints.names.new(f"{axis}.other")
-            self.adjoints.axes.append((other, axis))
-            moved[axis] = Index(other)
-            unequal = call("ne", Index(other), Index(axis))
-            differs = unequal if differs is None else call("or", differs, unequal)
-        assert differs is not None
-        if expr.condition is not None:
-            differs = call("and", substitute(expr.condition, moved), differs)
-        body = Reduce("prod", tuple(i.axis for i in moved.values() if isinstance(i, Index)), differs,
-                      substitute(expr.body, moved))  # fmt: skip
-        return self._conjugate(body)
+        return self._conjugate(other_factors(expr, self._axis_like))
+
+    def _axis_like(self, axis: str) -> str:
+        name = self.adjoints.names.new(f"{axis}.other")
+        self.adjoints.axes.append((name, axis))
+        return name
 
     def _first(self, expr: Reduce) -> Expr:
         """Where the largest (smallest) value stands first."""
         place = Reduce(f"arg{expr.kind}", expr.axes, expr.condition, expr.body)
         return self.adjoints.define(f"{self.equation.name}.{place.kind}", self.equation.axes, INT, place)
+
+
+def other_factors(product: Reduce, axis_like: Callable[[str], str]) -> Expr:
+    """At each point of a product, the product over all other points, along new axes: right where some are 0."""
+    moved = {axis: Index(axis_like(axis)) for axis in product.axes}
+    differs: Expr | None = None
+    for axis, other in moved.items():
+        unequal = call("ne", other, Index(axis))
+        differs = unequal if differs is None else call("or", differs, unequal)
+    if product.condition is not None and differs is not None:
+        differs = call("and", substitute(product.condition, moved), differs)
+    return Reduce("prod", tuple(other.axis for other in moved.values()), differs, substitute(product.body, moved))
 
 
 def negated(condition: Expr) -> Expr:
@@ -292,7 +296,7 @@ def _int(value: int) -> Expr:
     return Const(value, INT)
 
 
-def _filled(expr: Expr, known: dict[str, Expr]) -> Expr:
+def filled(expr: Expr, known: Mapping[str, Expr]) -> Expr:
     """A function's expression with its names replaced by what they stand for."""
 
     def rule(node: Expr) -> Expr | None:
@@ -301,4 +305,4 @@ def _filled(expr: Expr, known: dict[str, Expr]) -> Expr:
     return rewrite(expr, rule)
 
 
-__all__ = ["Adjoints", "Share", "negated"]
+__all__ = ["Adjoints", "Share", "filled", "negated", "other_factors"]

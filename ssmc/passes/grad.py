@@ -7,7 +7,8 @@ The result takes the inputs of the layer and the adjoints of its outputs (``d.y`
 part of a recurrence or may be more than a product of reads: read outside its axis it is then exactly 0.
 
 Precondition: every read lies inside its axis, or an extension says what is outside; else the value read is 0 and
-receives nothing. Gradient blocks (``backward:``) replace what would be derived for the equations they stand for.
+receives nothing. Gradient blocks (``backward:``) replace what would be derived for the equations they stand for,
+and stay with those that the result still has: its own gradient uses them again.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from .adjoint import Adjoints, Share
 from .derivatives import add, call, mul
 from .flatten import Names, flatten
 from .scatter import Scatter, Solution
-from .tidy import tidied
+from .tidy import reads_of, tidied
 
 
 def grad(program: Program, wrt: Sequence[str] | None = None, of: Sequence[str] | None = None) -> Program:
@@ -59,8 +60,8 @@ def grad(program: Program, wrt: Sequence[str] | None = None, of: Sequence[str] |
     Raises UserError for a name that is no input or output, or holds no real or complex numbers.
     """
     inputs, outputs = differentiable(program)
-    wrt = _chosen(program, "input", wrt, inputs)
-    of = _chosen(program, "output", of, outputs)
+    wrt = chosen(program, "input", wrt, inputs)
+    of = chosen(program, "output", of, outputs)
     return _Grad(flatten(program), prefix(program, "d"), tuple(wrt), tuple(of)).run()
 
 
@@ -80,15 +81,19 @@ def adjoint_names(program: Program) -> dict[str, str]:
 
 
 def prefix(program: Program, letter: str) -> str:
-    """``d.`` for the letter d, or ``d2.`` and so on where a tensor or an axis has a name that begins so."""
+    """``d.`` for the letter d, or ``d2.`` and so on where a tensor, an axis or an adjoint in a gradient block that a
+    derivative keeps has a name that begins so."""
+    exprs = [e.expr for e in program.equations] + [x.expr for x in program.extensions]
+    read = {name for expr in exprs for name in reads_of(expr)}
     taken = {*program.tensors(), *(axis.name for axis in program.axes)}
+    taken |= {e.name for block in program.customs if read & set(block.outputs) for e in block.equations}
     number = 1
     while any(name.startswith(f"{letter}{number if number > 1 else ''}.") for name in taken):
         number += 1
     return f"{letter}{number if number > 1 else ''}."
 
 
-def _chosen(program: Program, what: str, names: Sequence[str] | None, able: tuple[str, ...]) -> Sequence[str]:
+def chosen(program: Program, what: str, names: Sequence[str] | None, able: tuple[str, ...]) -> Sequence[str]:
     for name in names or ():
         if name not in able:
             raise UserError(
@@ -129,7 +134,7 @@ class _Grad:
             outputs=tuple(self.names_of[name] for name in self.wrt),
             equations=(*p.equations, *made),
             opaques=(*p.opaques, *self.adjoints.opaques),
-            customs=(),
+            customs=p.customs,
         )
         return tidied(result)
 
@@ -214,6 +219,9 @@ class _Grad:
                 continue
             adjoint = _plain(self.names_of[equation.name], equation.axes)
             for share in self.adjoints.shares(equation, adjoint):
+                if isinstance(equation.expr, Apply):  # what its function gave has summed already
+                    self._receive(share.read.tensor, share.value)
+                    continue
                 together = share.read.tensor in circle.get(equation.name, set())
                 self._receive(share.read.tensor, self._scattered(equation, share, together))
 
