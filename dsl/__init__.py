@@ -3,6 +3,7 @@
     module = load_module("selective_scan")        # or a path; module_from_text for a text
     check(module)                                 # every diagnostic of the file, none raised
     signature(module)                             # inputs, static parameters, outputs
+    choices(module, module.layer())               # specialisations that meet each of its branches
     elaborate(module, choice=Choice(...))         # the Program, or UserError
 
 In the order of processing: ``lexer``, ``parse`` (``grammar``, ``build``, ``syntax``) → ``ast``;
@@ -11,7 +12,7 @@ In the order of processing: ``lexer``, ``parse`` (``grammar``, ``build``, ``synt
 ``circles``, ``conditions`` and ``linearity`` checked; ``check``, ``format`` and ``read`` around them.
 """
 
-from .check import check
+from .check import check, choices
 from .choice import Choice, StaticValue
 from .elaborate import elaborate
 from .format import format_text
@@ -30,6 +31,7 @@ __all__ = [
     "StaticSignature",
     "StaticValue",
     "check",
+    "choices",
     "elaborate",
     "format_text",
     "library_names",

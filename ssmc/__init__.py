@@ -11,7 +11,9 @@ The map, in the order of processing:
 ``ssmc.analysis``
     facts about a Program: which equations are recurrences, of which kind, at what cost
 ``ssmc.passes``
-    Program → Program (step, …) → Plan (strategies) → Loops
+    Program → Program (step, grad, …) → Plan (strategies) → Loops
+``ssmc.derivations``
+    what can be derived from a layer, in a table
 ``ssmc.backends``
     Loops → target text → machine code; the C toolchain and the cache
 ``ssmc.compiler``

@@ -1,13 +1,17 @@
-"""The commands of the command line, one module each. None of them loads a compiler before it is run."""
+"""The commands of the command line, one module each; derivations share one.
+
+None of them loads a compiler before it is run.
+"""
 
 from .check import check
 from .compile import compile_
+from .derive import DERIVED
 from .doctor import doctor
 from .explain import explain
 from .fmt import fmt
 from .library import library
 from .report import BUG, WRONG_USAGE, Report, as_object, guarded, show
 
-COMMANDS = (check, fmt, library, compile_, explain, doctor)
+COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, doctor)
 
 __all__ = ["BUG", "COMMANDS", "WRONG_USAGE", "Report", "as_object", "guarded", "show"]

@@ -19,16 +19,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("f32", "f64", "bf16", "f16")
 
 
+_LAYER = click.argument("layer", metavar="LAYER")
+_SPECIALISED = (
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A static parameter."),
+    click.option("--without", multiple=True, metavar="z,D", help="Inputs that are absent."),
+    click.option("--signature", "signatures", multiple=True, metavar="B=d,n", help="The axes of an input."),
+)
+_STORED = (
+    click.option("--sizes", metavar="b=1,t=2048,...", default="", help="Extents of axes."),
+    click.option("--dtype", type=click.Choice(DTYPES), default="f32", help="Storage of real inputs."),
+)
+
+
 def layer_options(function: F) -> F:
     """Add LAYER and the options that specialise it; the function takes them as ``LayerChoice.parse`` does."""
-    options = (
-        click.argument("layer", metavar="LAYER"),
-        click.option("--sizes", metavar="b=1,t=2048,...", default="", help="Extents of axes."),
-        click.option("--dtype", type=click.Choice(DTYPES), default="f32", help="Storage of real inputs."),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A static parameter."),
-        click.option("--without", multiple=True, metavar="z,D", help="Inputs that are absent."),
-        click.option("--signature", "signatures", multiple=True, metavar="B=d,n", help="The axes of an input."),
-    )
+    return with_options(function, (_LAYER, *_STORED, *_SPECIALISED))
+
+
+def program_options(function: F) -> F:
+    """The same without what only compiling needs: extents and storage."""
+    return with_options(function, (_LAYER, *_SPECIALISED))
+
+
+def with_options(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    """``function`` with options in the order in which help shows them."""
     for option in reversed(options):
         function = option(function)
     return function

@@ -40,7 +40,8 @@ def jvp(program: Program, wrt: Sequence[str] | None = None, primal: bool = False
     wrt = chosen(program, "input", wrt, inputs)
     if not outputs:
         names = ", ".join(map(repr, program.outputs))
-        raise Unsupported(f"no tangent: {names} holds whole numbers", span=program.equation(program.outputs[0]).span)
+        span = program.equation(program.outputs[0]).span
+        raise Unsupported(f"no tangent: no real or complex numbers in {names}", span=span)
     return _Jvp(flatten(program), tangent_names(program), tuple(wrt), primal).run()
 
 
