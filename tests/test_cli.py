@@ -296,6 +296,15 @@ def test_explain(ssmc: Any) -> None:
     assert found["cost"]["bytes_out"] == 2048 * 1536 * 4
 
 
+def test_explain_names_gradients_that_are_stated(ssmc: Any) -> None:
+    sizes = "b=1,t=4,d=4,h=2,i=2,j=2"
+    found = ssmc("explain", "rg_lru", "--sizes", sizes, "--json").object()
+    assert found["gradients"] == [{"of": ["bounded_sqrt"], "for": ["v"]}]
+    ran = ssmc("explain", "yoso:yoso_expectation", "--sizes", "b=1,h=1,t=4,s=4,e=2,f=2")
+    assert "stated: y from q, k, v" in ran.out
+    assert "stated:" not in ssmc("explain", "selective_scan", "--sizes", "b=1,t=4,d=4,n=2").out
+
+
 def test_explain_says_which_sizes_are_missing(ssmc: Any) -> None:
     ran = ssmc("explain", "selective_scan", "--sizes", "b=1,d=2")
     assert ran.code == 1 and "extents of t, n are not known" in ran.err

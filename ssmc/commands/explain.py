@@ -48,6 +48,7 @@ def explain(target: str, **layer: Any) -> Report:
         "outputs": [_tensor(program.tensors()[name]) for name in program.outputs],
         "recurrences": [{"equations": list(r.equations), "axis": r.axis, "kind": _kind(r)} for r in recurrences],
         "state": states,
+        "gradients": _stated_gradients(program),
         "cost": _cost_facts(cost),
         "kernels": found.facts() if found else None,
         "unsupported": unsupported,
@@ -62,6 +63,7 @@ def explain(target: str, **layer: Any) -> Report:
             "\n".join(f"{', '.join(r.equations)} along {r.axis}: {_kind(r)}" for r in recurrences) or "none",
         ),
         ("state", "\n".join(_state_text(state) for state in states) or "none"),
+        ("gradient", "\n".join(["derived", *map(_stated_text, facts["gradients"])])),
         *_cost_rows(cost),
         ("kernels", str(found) if found else "none: " + " ".join(unsupported)),
     ]
@@ -130,6 +132,17 @@ def _states(program: Program, extents: dict[str, int], dtype: str) -> list[dict[
             entry |= {"depth": depth, "bytes": depth * width * math.prod(extents[axis] for axis in axes)}
         found.append(entry)
     return found
+
+
+def _stated_gradients(program: Program) -> list[dict[str, Any]]:
+    """What a ``backward:`` block states instead of what would be derived."""
+    blocks = [{"of": list(block.outputs), "for": list(block.inputs)} for block in program.customs]
+    functions = [f for f in program.functions if f.backward]
+    return blocks + [{"of": [f.name], "for": [name for name, _ in f.backward]} for f in functions]
+
+
+def _stated_text(stated: dict[str, Any]) -> str:
+    return f"stated: {', '.join(stated['of'])} from {', '.join(stated['for'])}"
 
 
 def _state_text(state: dict[str, Any]) -> str:
