@@ -13,7 +13,7 @@ from ssmc.dsl import Choice, elaborate, module_from_text, read_program
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import CustomGradient, Program, print_program, verify
 from ssmc.ir.interpret import interpret
-from ssmc.passes import differentiable, grad, jvp, tangent_names
+from ssmc.passes import differentiable, grad, jvp, reverse, step, tangent_names
 from tests.building import equation, fold, index, program, read, size, tensor
 from tests.library_cases import LIBRARY, Case
 from tests.passes.directions import (
@@ -25,7 +25,7 @@ from tests.passes.directions import (
     library_inputs,
     random_like,
 )
-from tests.strategies import extents, inputs_for, programs
+from tests.strategies import CAUSAL, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MOVING = [case for case in LIBRARY if differentiable(case.program())[1]]
@@ -120,6 +120,15 @@ def test_tangents_are_valid_and_read_back(given: Program) -> None:
     derived = jvp(given, primal=True)
     verify(derived)
     assert read_program(print_program(derived)) == derived
+
+
+@settings(SAMPLED, max_examples=15)
+@given(programs(CAUSAL), st.data())
+def test_stepped_and_reversed_layers_move_too(given: Program, data: st.DataObject) -> None:
+    derived = step(given, takes=True, gives=True)
+    if data.draw(st.booleans(), label="reversed"):
+        derived = reverse(derived)
+    assert_transposed(derived, drawn(derived, data))
 
 
 # ---------------------------------------------------------------- twice
@@ -224,6 +233,20 @@ def test_rules(name: str, seed: int) -> None:
     assert_slopes(given, inputs)
     if " the start" not in name:
         assert_transposed(given, inputs)
+
+
+def test_what_is_not_chosen_contributes_nothing() -> None:
+    """Where a slope is infinite or not a number, and a condition leaves it out."""
+    given = layer(
+        "layer f(x[t], k[t]: int) -> y[t], z[], m[]:\n"
+        "    y = where(x > 0, sqrt(x) / x, 0) * where(k > 0, 1, log(x)) + max(sqrt(x), 1)\n"
+        "    z = sum[t: x > 0](log(x)) + prod[t: x > 0](sqrt(x)) + logsumexp[t: x > 0](log(x))\n"
+        "    m = max[t: k > 0](where(x > 0, sqrt(x), 0)) + sum[t](softmax[t: x > 0](sqrt(x)) * x)\n"
+    )
+    inputs = {"x": np.array([0.0, 0.0, 4.0]), "k": np.array([1, 1, 1])}
+    found = forward(given, inputs, {"x": np.array([1.0, 1.0, 8.0])})
+    assert found["y"].tolist() == [0.0, 0.0, -0.5 + 2.0]
+    assert found["z"] == pytest.approx(2 + 2 + 2) and found["m"] == pytest.approx(2 + 8)
 
 
 def test_some_inputs_stand_still() -> None:
