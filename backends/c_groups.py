@@ -23,7 +23,7 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node
 
 from .c_expr import Expressions
-from .storage import BYTES
+from .storage import BYTES, COMPLEXES
 from .writer import Names, Writer
 
 _NUMBERS_AHEAD = 128  # numbers per lane row asked for ahead of use: eight rows of 16 lanes; at least four rows
@@ -46,25 +46,30 @@ class GroupEmitter:
         k, out = self.kernel, self.out
         if not k.time:
             self._groups(k.step)
-        elif k.tile:
-            self._tiles(k.tile)
-        elif k.chunk:
-            self._chunk()
+        elif k.tile or k.chunk:
+            out.line("const int64_t count = end - begin;")
+            self._enter()
+            if k.tile:
+                self._tiles(k.tile)
+            else:
+                self._chunk()
         else:
             with out.block("for (int64_t step = begin; step < end; ++step)"):
                 self._present("step")
                 self._groups(k.step)
 
-    def _chunk(self) -> None:
-        """One chunk of time, ``s`` its steps: what it is entered with, what is rebuilt, then its steps."""
-        k, out = self.kernel, self.out
-        out.line("const int64_t count = end - begin;")
-        if k.enter:
-            with out.block(""):
-                out.line("const int64_t s = 0;")
+    def _enter(self) -> None:
+        """What a chunk of time begins with."""
+        if self.kernel.enter:
+            with self.out.block(""):
+                self.out.line("const int64_t s = 0;")
                 self._at("begin + s")
-                for group in k.enter:
+                for group in self.kernel.enter:
                     self.group(group, "enter")
+
+    def _chunk(self) -> None:
+        """One chunk of time, ``s`` its steps: what is rebuilt, then its steps."""
+        k = self.kernel
         if k.rebuild:
             with self._upwards():
                 for group in k.rebuild:
@@ -131,7 +136,6 @@ class GroupEmitter:
         """One tile of time; see ``passes.tile``."""
         k = self.kernel
         sums = [s for s in k.step[tile.group].statements if isinstance(s, Accumulate)]
-        self.out.line("const int64_t count = end - begin;")
         with self._each_step():
             self._groups(k.step[: tile.group])
             for statement in sums:
@@ -234,6 +238,8 @@ class GroupEmitter:
                 self.out.line(f"{const}{x.variable(variable)} = {text};")
             case Accumulate():
                 self._accumulate(statement, section)
+            case Store(tensor=tensor, part="im") if x.storage[tensor] not in COMPLEXES:
+                pass  # the adjoint of a real number that is used as a complex one is real
             case Store(tensor=tensor, part=part, indices=indices, node=node, once=once):
                 text = x.narrow(x.expr(node, section), x.storage[tensor])
                 target = x.element(tensor, part, [x.expr(i, section) for i in indices])

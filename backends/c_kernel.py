@@ -164,9 +164,8 @@ class KernelEmitter:
             self._sizes(self._sizes_used())
             self._pointers()
             self._open_kept(writes=section == "before")
-            heap: list[str] = []
+            heap = self._locals(section)
             if section == "steps":
-                heap = self._locals()
                 self.groups.time_loop()
             else:
                 if section == "before" and k.rings:
@@ -224,15 +223,16 @@ class KernelEmitter:
 
     # ------------------------------------------------------------ values of a step
 
-    def _locals(self) -> list[str]:
-        """Declare what crosses from group to group within a step; gives the names that lie on the heap."""
+    def _locals(self, section: str) -> list[str]:
+        """Declare what crosses from group to group within a section; gives the names that lie on the heap."""
         heap: list[str] = []
-        rings = [(ring, part) for ring in self.kernel.rings for part in ring.parts if ring.history]
+        own = {"before": (), "steps": ("enter", "rebuild", "step"), "after": ("after",)}[section]
+        rings = [(r, part) for r in self.kernel.rings for part in r.parts if r.history and section == "steps"]
         wanted = [(self.x.ring_name(r.tensor, part), r.type, self._ring_shape(r), r.lanes) for r, part in rings]
         wanted += [
             (self.names.get("v", variable.name), variable.type, self._shape(variable), variable.lanes)
-            for (section, _), variable in self.kernel.variables.items()
-            if section in ("enter", "rebuild", "step") and not variable.local
+            for (place, _), variable in self.kernel.variables.items()
+            if place in own and not variable.local
         ]
         for name, type, shape, lanes in wanted:
             kind = self.groups.c_type(type)
@@ -263,6 +263,9 @@ class KernelEmitter:
         head = f"static void {k.name}_gather(void *const *p, const int64_t *m, const struct {k.name}_shared *shared"
         with out.block(f"{head}{own}, int64_t number, int64_t begin, int64_t end)"):
             self._sizes({str(k.time)})
+            for tensor in dict.fromkeys(statement.tensor for _, statement in self._sums()):
+                kind = C_TYPES[self.storage[tensor]]
+                out.line(f"{kind} *const {self.x.pointer(tensor)} = p[{self.pointers[tensor]}];")
             for name, statement in self._sums():
                 self._gather_one(name, statement)
         out.line()
@@ -274,8 +277,6 @@ class KernelEmitter:
             index = "number" if axis == f"{self.kernel.lane}.group" else self.names.get("i", axis)
             places.append(f"{index} * m[{self.strides[statement.tensor] + number}]")
         kind = self.groups.c_type(statement.node.type)
-        out.line(f"{C_TYPES[self.storage[statement.tensor]]} *{self.x.pointer(statement.tensor)} = "
-                 f"p[{self.pointers[statement.tensor]}];")  # fmt: skip
         with out.block("for (int64_t s = 0; s < end - begin; ++s)"):
             out.line(f"const int64_t {self.names.get('i', time)} = begin + s;")
             with self._nest(statement.dims):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
-from ssmc.passes import Plan, PlanOptions, Unbounded, inline, lift, lower, partial, plan, unshadow
+from ssmc.passes import SAVED, Plan, PlanOptions, Unbounded, inline, lift, lower, partial, plan, unshadow
 
 __all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
 
@@ -173,8 +174,12 @@ def _arguments(program: Program, loops: Loops, held: Mapping[str, str]) -> tuple
 
 
 def _output_storage(tensor: Tensor, held: Mapping[str, str]) -> str:
-    """Carried state keeps the precision it is computed in; other outputs follow the inputs."""
-    if tensor.name.endswith(".next"):
+    """Carried state, and what is saved of it, keeps the precision it is computed in; the adjoint of an input is
+    stored as that input; other outputs follow the inputs."""
+    if tensor.name.endswith((".next", SAVED)):
         return state_storage(tensor.dtype, held)
-    own = {name: storage for name, storage in held.items() if not name.endswith(".state")}
+    primal = re.sub(r"^d\d*\.", "", tensor.name)
+    if primal != tensor.name and primal in held:
+        return held[primal]
+    own = {name: storage for name, storage in held.items() if not name.endswith((".state", SAVED))}
     return output_storage(tensor.dtype, own)

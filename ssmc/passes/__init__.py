@@ -8,7 +8,7 @@ from .lower import Unbounded, lower
 from .partial import partial
 from .plan import KernelPlan, Plan, PlanOptions, plan
 from .ranges import MissingExtent
-from .recompute import CHUNK, kept_values, rebuilding, saving
+from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving
 from .reverse import reverse
 from .step import step
 from .tidy import tidied

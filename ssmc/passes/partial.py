@@ -31,6 +31,7 @@ from ssmc.ir import (
     Size,
     Where,
     complete_extents,
+    dependence,
     free_axes,
     rewrite,
     type_of,
@@ -159,11 +160,12 @@ def _is_time(node: Expr, program: Program) -> TypeGuard[Index]:
 
 
 def _lane(program: Program, time: str, rebuilt: Sequence[Equation]) -> str | None:
-    """The axis that most tensors in memory end with, if the recurrences are independent along it."""
+    """The axis that most tensors in memory end with, of those along which the recurrences are independent."""
+    within = _folded_within(program)
     votes: dict[str, int] = {}
     for tensor in (*program.inputs, *(program.equation(name).tensor for name in program.outputs)):
         axes = [a for a in tensor.axes if a != time]
-        if axes and len(axes) < len(tensor.axes) and not tensor.name.endswith(SAVED):
+        if axes and len(axes) < len(tensor.axes) and not tensor.name.endswith(SAVED) and axes[-1] not in within:
             votes[axes[-1]] = votes.get(axes[-1], 0) + 1
     best = max(votes, key=lambda a: votes[a], default=None)
     if best is None or any(best not in e.axes for e in rebuilt):
@@ -175,6 +177,13 @@ def _lane(program: Program, time: str, rebuilt: Sequence[Equation]) -> str | Non
                 if node.indices[tensors[node.tensor].axes.index(best)] != Index(best):
                     return None
     return best
+
+
+def _folded_within(program: Program) -> set[str]:
+    """Axes that recurrences fold in each step."""
+    names = {name for loop in dependence(program).recurrences for name in loop.equations()}
+    nodes = [node for e in program.equations if e.name in names for node in walk(e.expr)]
+    return {axis for node in nodes if isinstance(node, Reduce) for axis in node.axes}
 
 
 def _inner(program: Program, time: str, lane: str | None) -> frozenset[str]:

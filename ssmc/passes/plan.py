@@ -30,6 +30,7 @@ from ssmc.ir import (
     Read,
     Reduce,
     Transform,
+    free_axes,
     walk,
 )
 
@@ -80,7 +81,7 @@ class KernelPlan:
     @property
     def chunk(self) -> int:
         """Steps of a chunk of time, where chunks are told apart; else 0."""
-        return CHUNK if self.rebuilt or self.snapshots else 0
+        return CHUNK if self.rebuilt or self.snapshots or self.sums else 0
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -344,16 +345,15 @@ class _Planner:
                 raise no("a sum over equal codes", node)
             if long and node.kind in ("softmax", "logsumexp"):
                 raise no(f"a {node.kind} over the sequence axis `{long[0]}`", node)
-            if long and node.condition is not None:
-                raise no(f"a conditional reduction over the sequence axis `{long[0]}`", node)
 
     def _equal_codes(self, node: Reduce) -> bool:
-        """Whether the condition joins on equality of integer data."""
+        """Whether the condition joins what is folded with other points, on equality of integer data."""
         assert node.condition is not None
         for part in walk(node.condition):
             if isinstance(part, Op) and part.op == "eq":
                 joined = [any(self._reads_whole(side, a) for a in node.axes) for side in part.args]
-                if any(joined) and all(reads(side) for side in part.args):
+                outside = [bool(reads(side)) and not free_axes(side) & set(node.axes) for side in part.args]
+                if any(joined) and any(outside):
                     return True
         return False
 
@@ -456,10 +456,10 @@ class _Planner:
         return equation.axes
 
     def _folds_of(self, group: _Unit, unit: _Unit, merged: _Unit) -> set[str]:
-        """Axes that the unit folds out of values made by the group, step by step where something is rebuilt."""
+        """Axes that the unit folds out of values made by the group: step by step where steps follow each other."""
         found: set[str] = set()
         for equation in unit.equations:
-            if merged.rebuilt and merged.time not in equation.axes:
+            if merged.recurrent and merged.time not in equation.axes:
                 continue
             for node in walk(equation.expr):
                 if isinstance(node, Reduce) and any(r.tensor in group.names for r in reads(node.body)):

@@ -38,7 +38,9 @@ def tile(kernel: Kernel, fixed: Mapping[str, int], options: PlanOptions, operati
     crossing = _crossing(kernel)
     if states < 2 or states == fixed[axis] or any(v.dims for v in crossing):
         return kernel
-    return replace(kernel, tile=Tile(options.tile, axis, states, number, frozenset(v.name for v in crossing)))
+    return replace(
+        kernel, tile=Tile(kernel.chunk or options.tile, axis, states, number, frozenset(v.name for v in crossing))
+    )
 
 
 def _carrying_group(kernel: Kernel, operations: frozenset[str]) -> int | None:

@@ -102,6 +102,8 @@ layer diagonal(u[t, d], A[d, n]: complex, C[d, n]: complex) -> y[t, d]:
      {"b": 2, "t": 5, "d": 7, "e": 3}),
     ("layer bits(x[b, t, d]) -> c[b, t]: int, n[b, t, d]: bool:\n    seq t\n    n = x > 0 and x < 1\n"
      "    c = sum[d](n * 2 ^ d) // 3 % 5\n", {"b": 2, "t": 5, "d": 7}),
+    ("layer filter(k[t], x[t, d]) -> y[t, d], m[t]:\n    seq t\n    y = sum[s: s <= t](k[t = t-s] * x[t=s])\n"
+     "    m = max[s: t <= s](k[t=s])\n", {"t": 9, "d": 5}),
     ("layer none(x[d]) -> y[d]:\n    y = sqrt(abs(x)) - relu(x) + min(x, 0.5)\n", {"d": 23}),
     ("layer channel_last(x[b, d, t]) -> y[b, d, t]:\n    seq t\n    y = 0.5 * y[t-1] + x\n", {"b": 2, "d": 19, "t": 9}),
 ], ids=lambda v: v.split("(")[0].split()[1] if isinstance(v, str) else "")  # fmt: skip
@@ -150,7 +152,6 @@ def test_nan_and_infinity_behave() -> None:
 
 
 @pytest.mark.parametrize("text, words", [
-    ("layer f(k[t], x[t]) -> y[t]:\n    seq t\n    y = sum[s: s <= t](k[t = t-s] * x[t=s])\n", "conditional reduction"),
     ("layer f(q[t], v[t]) -> y[t]:\n    seq t\n"
      "    p = softmax[s: s <= t](q * v[t=s])\n    y = sum[s](p * v[t=s])\n", "softmax"),
     ("layer f(c[t]: int, v[t]) -> y[t]:\n    seq t\n    y = sum[s: c[t=s] == c](v[t=s])\n", "equal codes"),

@@ -1,0 +1,78 @@
+"""Gradients on the C target against the interpreter: every layer that it lowers, forwards with what is kept for
+the way back, then backwards with what is rebuilt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssmc.compiler import stages
+from ssmc.dsl import elaborate, module_from_text
+from ssmc.ir import Program
+from ssmc.ir.interpret import interpret
+from ssmc.passes import Kept, grad, kept_values, rebuilding, saving
+from tests.compiled import CompiledProgram, random_inputs
+from tests.library_cases import LOWERED, Case
+
+TOLERANCE = {"f64": 1e-10, "f32": 5e-4}
+
+
+class Both:
+    """A Program's compiled forward pass, with what it keeps, and its compiled gradient."""
+
+    def __init__(self, program: Program, sizes: dict[str, int], real: str = "f64", fast: bool = True) -> None:
+        self.program, self.gradient = program, grad(program)
+        self.kept: tuple[Kept, ...] = kept_values(self.gradient)
+        self.forward = CompiledProgram(saving(program, self.kept), sizes, real, fast=fast)
+        self.backward = CompiledProgram(rebuilding(self.gradient, self.kept), sizes, real, fast=fast)
+
+    def __call__(self, inputs: dict[str, np.ndarray], threads: int = 1) -> tuple[dict[str, np.ndarray], ...]:
+        """What goes forwards, and what comes back."""
+        own = {t.name: inputs[t.name] for t in self.program.inputs}
+        found = self.forward(own, threads=threads)
+        return found, self.backward({**inputs, **{k.name: found[k.name] for k in self.kept}}, threads=threads)
+
+
+def agree(program: Program, sizes: dict[str, int], real: str = "f64", seed: int = 0, fast: bool = True) -> None:
+    """Values and gradients differ from the interpreter's by roundoff only, and not at all between threads."""
+    both = Both(program, sizes, real, fast)
+    inputs = random_inputs(both.gradient, sizes, seed)
+    found, gradients = both(inputs)
+    expected = interpret(program, {t.name: inputs[t.name] for t in program.inputs})
+    for got, wanted in ((found, expected), (gradients, interpret(both.gradient, inputs))):
+        for name, want in wanted.items():
+            scale = np.abs(want).max(initial=0) + 1e-30
+            error = np.abs(got[name] * 1.0 - want).max(initial=0)
+            assert error <= TOLERANCE[real] * scale, f"{name}: {error / scale:.1e}"
+    for threads in (2, 3):
+        for one, other in zip((found, gradients), both(inputs, threads=threads), strict=True):
+            assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+
+
+@pytest.mark.parametrize("case", LOWERED, ids=lambda c: c.name)
+def test_library(case: Case) -> None:
+    agree(case.program(), dict(case.sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LOWERED, ids=lambda c: c.name)
+def test_library_in_single_precision(case: Case) -> None:
+    agree(case.program(), dict(case.sizes), "f32", fast=False)
+
+
+def test_what_comes_back_is_stored_as_what_went_in() -> None:
+    text = """
+layer f(x[t, d], a[d], C[d]: complex) -> y[t, d]:
+    seq t
+    h = sigmoid(a) * h[t-1] + x
+    y = re(C * h)
+"""
+    program = elaborate(module_from_text(text))
+    gradient = grad(program)
+    kept = kept_values(gradient)
+    storage = {"x": "bf16", "a": "f32", "C": "f32", "d.y": "bf16", "h.saved": "f32"}
+    found = stages(rebuilding(gradient, kept), storage=storage, sizes={"t": 3, "d": 4})
+    outputs = {a.name: a.storage for a in found.arguments if a.role == "output"}
+    assert outputs == {"d.x": "bf16", "d.a": "f32", "d.C": "f32"}
+    forward = stages(saving(program, kept), storage={"x": "bf16", "a": "f32", "C": "f32"}, sizes={"t": 3, "d": 4})
+    assert {a.name: a.storage for a in forward.arguments if a.role == "output"} == {"y": "f32", "h.saved": "f32"}
