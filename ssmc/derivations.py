@@ -51,6 +51,11 @@ DERIVATIONS = (
         "Inputs and outputs keep their order: it is as if each were turned around.",
     ),
     Derivation(
+        "pack",
+        "the layer on many documents that lie one after the other",
+        "t.doc is the document of each token, t.start and t.end where it begins and ends, along the axis t.docs.",
+    ),
+    Derivation(
         "grad",
         "the gradient: from the adjoints of the outputs to those of the inputs",
         "d.y is the adjoint of output y, d.x that of input x. A complex one is the derivative along the real part "

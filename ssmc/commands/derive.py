@@ -21,6 +21,7 @@ _HELP = """Print {meaning}.
 
 LAYER is as for `ssmc compile`. What is printed is a layer too: it can be saved as FILE.ssm and stand for LAYER in
 any command."""
+_BATCH = click.option("--batch", metavar="b", default="", help="Axes along which documents differ.")
 _WRT = click.option("--wrt", metavar="x,A", help="Inputs to differentiate for, instead of all.")
 
 
@@ -34,6 +35,10 @@ class _Own:
 
 def _parts(takes: bool, gives: bool) -> dict[str, bool]:
     return {"takes": takes or not gives, "gives": gives or not takes}
+
+
+def _rows(batch: str) -> dict[str, Any]:
+    return {"batch": _names(batch) or ()}
 
 
 def _gradient(wrt: str | None, of: str | None) -> dict[str, Any]:
@@ -52,6 +57,7 @@ _OWN = {
         ),
         _parts,
     ),
+    "pack": _Own((_BATCH,), _rows),
     "grad": _Own(
         (_WRT, click.option("--of", metavar="y", help="Outputs to differentiate, instead of all.")), _gradient
     ),

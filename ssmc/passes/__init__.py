@@ -5,6 +5,7 @@ from .inline import inline
 from .jvp import jvp, tangent_names
 from .lift import lift
 from .lower import Unbounded, lower
+from .pack import pack
 from .partial import partial
 from .plan import KernelPlan, Plan, PlanOptions, plan
 from .ranges import MissingExtent

@@ -41,6 +41,7 @@ from ssmc.ir import (
     known_extents,
     linear_form,
     lower_bound,
+    rewrite,
     substitute,
     upper_bound,
     with_children,
@@ -182,14 +183,22 @@ class Local:
 
     def value(self, form: Linear, place: Place) -> Linear:
         """A form over indices of the layer's own sequence, over those of the array."""
+        if not any(symbol.axis in self.alike for symbol in form.terms):
+            return form
         result = Linear(form.constant)
         for symbol, k in form.terms.items():
             if symbol.axis not in self.alike:
-                term = Linear(0, {symbol: 1})
+                term = self.shortest(symbol)
             else:
                 term = self.position(symbol.axis, place) if isinstance(symbol, Index) else self.length(place)
             result = result + term.scaled(k)
         return result
+
+    def shortest(self, symbol: Index | Size) -> Linear:
+        """An extent as it is stated; an index that can only be 0 as that."""
+        if isinstance(symbol, Size):
+            return linear_form(symbol, self.extents) or Linear(0, {symbol: 1})
+        return Linear() if self.extents.get(symbol.axis) == Const(1, INT) else Linear(0, {symbol: 1})
 
     def symbol(self, expr: Expr) -> Linear:
         """An expression of which nothing is known, as a symbol of linear forms."""
@@ -209,7 +218,7 @@ class Local:
 
     def is_inside(self, index: Expr, axis: str, place: Place) -> tuple[bool, bool]:
         """Whether an index of the layer is certainly at least 0, and certainly less than the extent."""
-        form, size = linear_form(index, self.extents), linear_form(Size(axis), self.extents)
+        form, size = self.bounding(index), self.bounding(Size(axis))
         if form is None or size is None:
             return False, False
         low = lower_bound(form, place.given, self.extents)
@@ -218,7 +227,7 @@ class Local:
 
     def is_outside(self, index: Expr, axis: str, place: Place) -> str | None:
         """The side on which an index of the layer certainly lies outside, if it does."""
-        form, size = linear_form(index, self.extents), linear_form(Size(axis), self.extents)
+        form, size = self.bounding(index), self.bounding(Size(axis))
         if form is None or size is None:
             return None
         if at_least(-upper_bound(form, place.given, self.extents), 1):
@@ -234,11 +243,31 @@ class Local:
         if extension is None:
             return zero(tensor.dtype)
         where = dict(zip(tensor.axes, read.indices, strict=True))
-        form = linear_form(where[self.time], self.extents)
-        size = linear_form(Size(self.time), self.extents)
+        form, size = self.bounding(where[self.time]), self.bounding(Size(self.time))
         if form is not None and size is not None:
             place = place.knowing((-form - 1 if side == "before" else form - size,))
-        return self.expr(self.substituted(extension, where), place)
+            last = upper_bound(form, place.given, self.extents)
+            if last.is_constant and at_least(lower_bound(form, place.given, self.extents), last.constant):
+                where[self.time] = Const(last.constant, INT)
+        return self.expr(self._shortened(self.substituted(extension, where)), place)
+
+    def bounding(self, index: Expr) -> Linear | None:
+        """An index as a form of which bounds can be known."""
+        return linear_form(index, self.extents)
+
+    def _shortened(self, expr: Expr) -> Expr:
+        """An expression with sums of numbers and extents added up."""
+
+        def rule(node: Expr) -> Expr | None:
+            form = linear_form(node) if isinstance(node, Op) else None
+            if form is None or any(symbol.axis in self.alike for symbol in form.terms):
+                return None
+            total = Linear(form.constant)
+            for symbol, k in form.terms.items():
+                total = total + self.shortest(symbol).scaled(k)
+            return total.expr()
+
+        return rewrite(expr, rule)
 
     def substituted(self, extension: Extension, where: Mapping[str, Expr]) -> Expr:
         try:

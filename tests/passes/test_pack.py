@@ -1,0 +1,321 @@
+"""Packed documents are: cut, run each, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import strategies as st
+
+from ssmc.dsl import read_program
+from ssmc.errors import Unsupported, UserError
+from ssmc.ir import (
+    BOOL,
+    INT,
+    REAL,
+    Apply,
+    CustomGradient,
+    Equation,
+    Opaque,
+    Program,
+    Transform,
+    complete_extents,
+    print_program,
+    verify,
+)
+from ssmc.ir.interpret import interpret
+from ssmc.passes import pack, reverse, step
+from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
+from tests.library_cases import LOWERED, Case
+from tests.passes.meanings import check_gradient, documents_of, run_packed, same
+from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
+
+SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+t, s = index("t"), index("s")
+
+
+def laid_out(lengths: list[list[int]] | list[int], time: str = "t") -> dict[str, np.ndarray]:
+    """The inputs that say where documents lie, shared or for each row."""
+    if not lengths or not isinstance(lengths[0], list):
+        return {f"{time}.{name}": array for name, array in documents_of(lengths).items()}
+    rows = [laid_out(row, time) for row in lengths]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def arguments(packed: Program, lengths: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Random inputs for a packed Program on documents of these lengths."""
+    where = laid_out(lengths)
+    sizes = {**sizes, "t": where["t.doc"].shape[-1], "t.docs": where["t.start"].shape[-1]}
+    sizes = complete_extents(packed, {axis.name: sizes[axis.name] for axis in packed.axes if axis.extent is None})
+    others = replace(packed, inputs=tuple(tensor for tensor in packed.inputs if tensor.name not in where))
+    return inputs_for(others, sizes, np.random.default_rng(0)) | where
+
+
+def check(given: Program, lengths: Any, sizes: Mapping[str, int], batch: tuple[str, ...] = ()) -> Program:
+    packed = pack(given, batch)
+    verify(packed)
+    text = print_program(packed)
+    assert print_program(read_program(text)) == text
+    inputs = arguments(packed, lengths, sizes)
+    same(interpret(packed, inputs), run_packed(given, packed, inputs, batch))
+    return packed
+
+
+@st.composite
+def cuts(draw: st.DrawFn, rows: int | None) -> Any:
+    """Lengths of documents, the same for all rows or in another order for each: some are empty."""
+    first = draw(st.lists(st.sampled_from((0, 1, 2, 3, 5, 8)), min_size=1, max_size=4))
+    return first if rows is None else [draw(st.permutations(first)) for _ in range(rows)]
+
+
+# ---------------------------------------------------------------- random Programs
+
+
+@SAMPLED
+@given(programs(replace(EVERYTHING, most_equations=4)), st.data())
+def test_random_programs(given: Program, data: st.DataObject) -> None:
+    note(print_program(given))
+    batch = data.draw(st.sampled_from(((), ("b",))))
+    try:
+        pack(given, batch)
+    except Unsupported as error:
+        note(str(error))
+        assume(False)
+    sizes = data.draw(extents(given, longest=1))
+    check(given, data.draw(cuts(sizes["b"] if batch else None)), sizes, batch)
+
+
+@SAMPLED
+@given(programs(CAUSAL), st.data())
+def test_random_steps(given: Program, data: st.DataObject) -> None:
+    """With a state in and out, forwards and backwards."""
+    stepped = step(given, *data.draw(st.sampled_from(((False, True), (True, True)))))
+    if data.draw(st.booleans()):
+        stepped = reverse(stepped)
+    note(print_program(stepped))
+    batch = data.draw(st.sampled_from(((), ("b",))))
+    try:
+        pack(stepped, batch)
+    except Unsupported as error:
+        assert "mixes what lies along 'b'" in str(error)
+        assume(False)
+    sizes = data.draw(extents(stepped, longest=1))
+    check(stepped, data.draw(cuts(sizes["b"] if batch else None)), sizes, batch)
+
+
+# ---------------------------------------------------------------- the library
+
+ATTENTION = {
+    "b": 2,
+    "h": 4,
+    "g": 2,
+    "e": 8,
+    "f": 3,
+    "d": 3,
+    "l": 4,
+    "m": 3,
+    "n": 2,
+    "k": 3,
+    "r": 2,
+    "c": 10,
+    "i": 1,
+    "j": 1,
+}
+MORE = (
+    Case("local_attention", "local_attention", ATTENTION, {"window": 3}, ("segment_pos",)),
+    Case("local_attention", "local_attention", ATTENTION, {"window": 2}),
+    Case("long_conv", "long_conv", ATTENTION),
+    Case("long_conv", "long_conv", ATTENTION, {}, ("K_back",)),
+    Case("mamba_inner", "mamba_inner", ATTENTION),
+    Case("mamba2_inner", "mamba2_inner", {**ATTENTION, "d": 6, "h": 2}, {"states": 2}),
+    Case("h3", "h3_truncated", ATTENTION, {"length": 3}),
+)
+
+
+def forms(program: Program) -> list[Program]:
+    """The layer from its start, and for a piece of a sequence if it has such a form."""
+    try:
+        return [program, step(program, takes=True, gives=True)]
+    except Unsupported:
+        return [program]
+
+
+@pytest.mark.parametrize("case", (*LOWERED, *MORE), ids=lambda case: case.name)
+def test_library(case: Case) -> None:
+    program = case.program()
+    if not program.sequence_axes:
+        with pytest.raises(Unsupported, match="has 0 sequence axes, so it has no packed form"):
+            pack(program)
+        return
+    for form in forms(program):
+        check(form, [3, 0, 1, 5, 2], case.sizes)
+        check(form, [[3, 0, 1], [1, 3, 0]][: case.sizes["b"]], case.sizes, ("b",))
+
+
+@pytest.mark.parametrize("lengths", [[0], [0, 0], [1], [1, 1, 1], [7], [2, 3, 4, 5], [0, 4, 0]])
+def test_documents_shorter_than_the_window(lengths: list[int]) -> None:
+    for taps in (1, 3, 4):
+        case = Case("causal_conv1d", "causal_conv1d", {"b": 1, "d": 2, "k": taps, "j": taps - 1}, {}, ("seq_idx", "x0"))
+        for form in (*forms(case.program()), reverse(step(case.program(), takes=True, gives=True))):
+            check(form, lengths, case.sizes)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("case", (*LOWERED, *MORE), ids=lambda case: case.name)
+def test_gradient(case: Case) -> None:
+    program = case.program()
+    if program.sequence_axes:
+        form, rows = forms(program)[-1], case.sizes["b"]
+        batch, lengths = ((), [3, 0, 1]) if rows == 1 else (("b",), [[3, 0, 1], [1, 3, 0]])
+        packed = pack(form, batch)
+        check_gradient(packed, arguments(packed, lengths, case.sizes), np.random.default_rng(1))
+
+
+def test_nothing_leaks_into_the_next_document() -> None:
+    """Not even what is not a number."""
+    for case in (*LOWERED, *MORE):
+        program = case.program()
+        if not program.sequence_axes:
+            continue
+        packed = pack(program)
+        inputs = arguments(packed, [2, 3, 2], case.sizes)
+        clean = interpret(packed, inputs)
+        for name in (item.name for item in program.inputs if "t" in item.axes):
+            if inputs[name].dtype.kind in "fc":
+                axis = packed.tensors()[name].axes.index("t")
+                np.moveaxis(inputs[name], axis, 0)[2:5] = np.nan
+        for name, array in interpret(packed, inputs).items():
+            axes = packed.tensors()[name].axes
+            if "t" in axes:
+                kept = [np.delete(a, range(2, 5), axes.index("t")) for a in (array, clean[name])]
+                np.testing.assert_array_equal(*kept, err_msg=f"{case.name} {name}")
+
+
+# ---------------------------------------------------------------- constructs
+
+
+def test_text_of_a_window_and_a_recurrence() -> None:
+    taps = fold("sum", "j", read("w", "j") * read("x", t - index("j")))
+    given = program(
+        [tensor("x t"), tensor("w j"), tensor("a t")],
+        [equation("u t", taps), equation("h t", read("a", "t") * read("h", t - 1) + read("u", "t") * t)],
+        "h",
+    )
+    assert (
+        print_program(pack(step(given, takes=True, gives=True)))
+        == """\
+layer test(
+    x[t], w[j], a[t], x.state[t.docs, x.past], h.state[t.docs, h.past], t.offset[t.docs]: int,
+    t.doc[t]: int, t.start[t.docs]: int, t.end[t.docs]: int,
+) -> h[t], x.next[t.docs, x.past], h.next[t.docs, h.past], t.next_offset[t.docs]: int:
+    seq t
+    axis x.past < #j - 1
+    axis h.past < 1
+    t.first[t]: int = t.start[t.docs=t.doc]
+    t.last[t]: int = t.end[t.docs=t.doc] - 1
+    u[t] = sum[j](w * where(t - j >= t.first, x[t-j], x.state[t.docs=t.doc, x.past = #j + t - t.first - j - 1]))
+    h[t] = a * where(t > t.first, h[t-1], h.state[t.docs=t.doc, h.past=0]) + u * (t - t.first + t.offset[t.docs=t.doc])
+    x.next[t.docs, x.past] = where(t.end + x.past - #j + 1 >= t.start, x[t = t.end + x.past - #j + 1], x.state[x.past = t.end + x.past - t.start])
+    h.next[t.docs, h.past] = where(t.end > t.start, sum[t: t.doc == t.docs and t == t.last](h), h.state[h.past=0])
+    t.next_offset[t.docs]: int = t.offset + (t.end - t.start)
+"""  # noqa: E501
+    )
+
+
+def check_built(given: Program, sizes: Mapping[str, int] | None = None, batch: tuple[str, ...] = ()) -> Program:
+    lengths: Any = [[2, 0, 3], [3, 2, 0]] if batch else [4, 0, 1, 3]
+    return check(given, lengths, {"b": 2, **(sizes or {})}, batch)
+
+
+def test_folds_over_whole_documents() -> None:
+    x = [tensor("x b t"), tensor("k b t", INT)]
+    alias = {"s": size("t")}
+    kinds = ("sum", "mean", "prod", "max", "min", "logsumexp")
+    for batch in ((), ("b",)):
+        pooled = [equation(f"{kind}_ b", fold(kind, "t", read("x", "b", "t"))) for kind in kinds]
+        centred = equation("y b t", read("x", "b", "t") - read("mean_", "b"))
+        check_built(program(x, [*pooled, centred], "y mean_ max_", extents=alias), batch=batch)
+        shares = fold("softmax", "t", read("x", "b", "t"), read("k", "b", "t") > 0)
+        plain = fold("softmax", "t", read("x", "b", "t") * t)
+        both = equation("z b t", shares + plain)
+        check_built(program(x, [both], "z", extents=alias), batch=batch)
+        first = fold("argmax", "s", read("k", "b", "s") % 2, s <= t)
+        last = fold("argmin", "t", read("k", "b", "t"))
+        check_built(
+            program(x, [equation("y b t", first, INT), equation("z b", last, INT)], "y z", extents=alias), batch=batch
+        )
+        again = equation("y b t", fold("sum", "t", read("x", "b", "t") * t) + read("x", "b", "t"))
+        check_built(program(x, [again]), batch=batch)
+        lagged = equation("y b", fold("sum", "t", read("x", "b", t - 1) * read("x", "b", "t")) / size("t"))
+        check_built(program(x, [lagged], extensions=[before("x", "t", op("real", t))]), batch=batch)
+
+
+def test_reads_from_both_ends_and_by_data() -> None:
+    x = [tensor("x b t d"), tensor("k b t", INT), tensor("x0 b d")]
+    outside = [before("x", "t", read("x0", "b", "d") * t), after("x", "t", read("x0", "b", "d") + t)]
+    n = size("t")
+    reads = (t - 2, t + 2, n - 1 - t, 2 * t, n - 2, index("t") // 2, read("k", "b", "t"), t - read("k", "b", "t"))
+    for batch in ((), ("b",)):
+        for extensions in ([], outside):
+            for found in reads:
+                value = read("x", "b", found, index("d") + 1)
+                check_built(program(x, [equation("y b t d", value)], extensions=extensions), {"d": 3}, batch)
+            ends = read("x", "b", n - 3, "d") * read("u", "b", 1, "d")
+            made = [equation("u b t d", 2.0 * read("x", "b", "t", "d")), equation("y b d", ends)]
+            check_built(program(x, made, extensions=extensions), {"d": 3}, batch)
+            flag = [equation("f b t", read("k", "b", "t") > 0, BOOL), equation("y b", read("f", "b", n - 1), BOOL)]
+            check_built(program(x, flag, extensions=[]), {"d": 3}, batch)
+
+
+def test_sorts_stay_inside_their_documents() -> None:
+    for batch in ((), ("b",)):
+        order = Transform("argsort", "t", (read("k", "b", "t") % 3).expr)
+        made = [equation("o b t", order, INT), equation("y b t", read("x", "b", read("o", "b", "t")))]
+        check_built(program([tensor("x b t"), tensor("k b t", INT)], made, "o y"), batch=batch)
+
+
+def test_equations_that_lack_the_batch_axis_get_it() -> None:
+    made = [equation("p t", op("cos", t)), equation("y b t", read("x", "b", "t") * read("p", "t"))]
+    packed = check_built(program([tensor("x b t")], made, "y p"), batch=("b",))
+    assert packed.equation("p").axes == ("b", "t")
+    assert check_built(program([tensor("x b t")], made, "y p")).equation("p").axes == ("t",)
+
+
+def refuse(given: Program, message: str, batch: tuple[str, ...] = ()) -> None:
+    with pytest.raises(Unsupported, match=message):
+        pack(given, batch)
+
+
+def test_what_has_no_packed_form() -> None:
+    x = [tensor("x b t")]
+    alias = {"s": size("t")}
+    y = equation("y b t", read("x", "b", "t"))
+    refuse(program(x, [y], sequence=""), "has 0 sequence axes, so it has no packed form")
+    refuse(program(x, [y], require=[(size("t") % 4).eq(0)]), "no packed form: it requires a fact about #t")
+    pairs = equation("y b t s", read("x", "b", "t") * read("x", "b", "s"))
+    refuse(program(x, [pairs], extents=alias), "output 'y' has two axes along the sequence")
+    twice = equation("y b m", read("x", "b", index("m") // 2))
+    refuse(program(x, [twice], extents={"m": 2 * size("t")}), "'y' has axis 'm', whose extent follows #t")
+    mixed = equation("y t", fold("sum", "b", read("x", "b", "t")))
+    pack(program(x, [mixed]))
+    refuse(program(x, [mixed]), "'y' mixes what lies along 'b', where sequences differ", ("b",))
+    moved = equation("y b t", read("x", index("b") - 1, "t"))
+    refuse(program(x, [moved]), "'y' mixes what lies along 'b'", ("b",))
+    spread = equation("y b t", Transform("hadamard", "t", read("x", "b", "t").expr))
+    refuse(program(x, [spread]), "'y' transforms all of 't' at once")
+    opaque = Opaque("F", (tensor("a b t"),), tensor("r b t"))
+    applied = Equation("y", ("b", "t"), REAL, Apply("F", ("x",)))
+    refuse(program(x, [applied], opaques=(opaque,)), "'y' applies the opaque function 'F' to whole sequences")
+    block = CustomGradient("f", ("x",), ("y",), (equation("d.x b t", read("d.y", "b", "t")),))
+    refuse(program(x, [y], customs=(block,)), "the gradient block of 'y' speaks of whole sequences")
+    refuse(pack(program(x, [y])), "'t.doc' is there already: it is packed")
+    with pytest.raises(UserError, match="'c' is no batch axis"):
+        pack(program(x, [y]), ("c",))
+    with pytest.raises(UserError, match="'t' is no batch axis"):
+        pack(program(x, [y]), ("t",))
