@@ -13,7 +13,7 @@ from ssmc.dsl import Choice, elaborate, module_from_text, read_program
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import CustomGradient, Program, print_program, verify
 from ssmc.ir.interpret import interpret
-from ssmc.passes import differentiable, grad, jvp, reverse, step, tangent_names
+from ssmc.passes import differentiable, grad, jvp, pack, reverse, step, tangent_names
 from tests.building import equation, fold, index, program, read, size, tensor
 from tests.library_cases import LIBRARY, Case
 from tests.passes.directions import (
@@ -129,6 +129,21 @@ def test_stepped_and_reversed_layers_move_too(given: Program, data: st.DataObjec
     if data.draw(st.booleans(), label="reversed"):
         derived = reverse(derived)
     assert_transposed(derived, drawn(derived, data))
+
+
+PACKED = ("causal_conv1d", "gated_delta", "local_attention(window=2", "s4d(disc", "selective_scan(no")
+
+
+@pytest.mark.parametrize("case", [c for c in LIBRARY if c.name.startswith(PACKED)], ids=lambda case: case.name)
+def test_packed_layers_move_too(case: Case) -> None:
+    """With the state of three documents, of which one is empty."""
+    derived = pack(step(case.program(), takes=True, gives=True))
+    inputs = library_inputs(derived, {**case.sizes, "t.docs": 3})
+    length = case.sizes["t"]
+    inputs["t.start"], inputs["t.end"] = np.array([0, 2, 2]), np.array([2, 2, length])
+    inputs["t.doc"] = np.where(np.arange(length) < 2, 0, 2)
+    assert_transposed(derived, inputs)
+    assert_slopes(derived, inputs)
 
 
 # ---------------------------------------------------------------- twice
