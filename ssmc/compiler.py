@@ -72,6 +72,7 @@ def stages(
     storage: Mapping[str, str] | None = None,
     sizes: Mapping[str, int] | None = None,
     options: PlanOptions | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> Stages:
     """Run every pass for a target, without building.
 
@@ -81,6 +82,7 @@ def stages(
         storage: storage name of each input; all f32 by default.
         sizes: extents of the axes that inputs bind; those of inner axes are compiled in.
         options: what a tuner may change.
+        outputs: storage of outputs where it is not what follows from the inputs.
 
     Raises:
         Unsupported: an equation has no strategy on this target.
@@ -96,7 +98,7 @@ def stages(
     for axis, extent in planned.fixed.items():
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
-    arguments = _arguments(program, loops, held)
+    arguments = _arguments(program, loops, held, outputs or {})
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, text, symbol)
@@ -124,6 +126,7 @@ def compile_program(
     sizes: Mapping[str, int] | None = None,
     options: PlanOptions | None = None,
     cache: Cache | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Compile a Program, or find it compiled in the cache; arguments as for ``stages``.
 
@@ -131,7 +134,7 @@ def compile_program(
         Unsupported: an equation has no strategy on this target.
         ToolchainError: no compiler, no place for its output, or it fails.
     """
-    done = stages(program, target, storage, sizes, options)
+    done = stages(program, target, storage, sizes, options, outputs)
     tools = toolchain.find()
 
     def build(folder: Path) -> None:
@@ -160,13 +163,15 @@ def _storage(program: Program, storage: Mapping[str, str] | None) -> dict[str, s
     return held
 
 
-def _arguments(program: Program, loops: Loops, held: Mapping[str, str]) -> tuple[Argument, ...]:
+def _arguments(
+    program: Program, loops: Loops, held: Mapping[str, str], stored: Mapping[str, str]
+) -> tuple[Argument, ...]:
     """Inputs, outputs and workspaces with their storage."""
     tensors = program.tensors()
     found = [Argument(t.name, t.axes, held[t.name], "input") for t in program.inputs]
     for name in program.outputs:
         tensor = tensors[name]
-        found.append(Argument(name, tensor.axes, _output_storage(tensor, held), "output"))
+        found.append(Argument(name, tensor.axes, stored.get(name) or _output_storage(tensor, held), "output"))
     for name in loops.workspaces:
         tensor = tensors[name]
         found.append(Argument(name, tensor.axes, state_storage(tensor.dtype, held), "workspace"))

@@ -1,5 +1,6 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
+from .flatten import flatten
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline
 from .jvp import jvp, tangent_names
@@ -12,7 +13,7 @@ from .ranges import MissingExtent
 from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving
 from .reverse import reverse
 from .step import step
-from .tidy import tidied
+from .tidy import tensors_read, tidied
 from .unshadow import unshadow
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -42,7 +42,7 @@ from ssmc.ir import (
 from ssmc.source import Span
 
 from .banded import banded
-from .tidy import axes_used, bound_in, reads_of, tidied
+from .tidy import axes_used, bound_in, tensors_read, tidied
 
 
 def step(program: Program, takes: bool, gives: bool) -> Program:
@@ -220,10 +220,5 @@ def _returning(program: Program, time: str, carried: list[_Carried], offset: boo
 
 def _without_unused_inputs(before: Program, after: Program) -> Program:
     """Inputs that were read before and no longer are (initial states) are dropped."""
-    gone = _tensors_read(before) - _tensors_read(after)
+    gone = tensors_read(before) - tensors_read(after)
     return replace(after, inputs=tuple(tensor for tensor in after.inputs if tensor.name not in gone))
-
-
-def _tensors_read(program: Program) -> set[str]:
-    exprs = [item.expr for item in program.equations] + [item.expr for item in program.extensions]
-    return {name for expr in exprs for name in reads_of(expr)}

@@ -35,6 +35,12 @@ def reads_of(expr: Expr) -> Iterator[str]:
             yield from node.args
 
 
+def tensors_read(program: Program) -> set[str]:
+    """The tensors that equations and extensions read."""
+    exprs = [item.expr for item in program.equations] + [item.expr for item in program.extensions]
+    return {name for expr in exprs for name in reads_of(expr)}
+
+
 def bound_in(expr: Expr) -> set[str]:
     """The axes of all reductions and whole-axis operations."""
     nodes = list(walk(expr))

@@ -75,10 +75,9 @@ class Call:
         self.extents = {axis: int(extent) for axis, extent in sizes.items()}
         for axis, expr in variant.derived:
             self.extents[axis] = evaluate_int(expr, self.extents)
-        strides = {place.name: value.stride() for place, value in zip((*spec.inputs, *spec.states), given, strict=True)}
-        made = (*spec.outputs, *spec.nexts)
-        self.buffers = tuple(self._buffer(place.axes, place.storage) for place in made)
-        strides |= {place.name: buffer.strides for place, buffer in zip(made, self.buffers, strict=True)}
+        strides = {place.name: value.stride() for place, value in zip(spec.takes, given, strict=True)}
+        self.buffers = tuple(self._buffer(place.axes, place.storage) for place in spec.gives)
+        strides |= {place.name: buffer.strides for place, buffer in zip(spec.gives, self.buffers, strict=True)}
         strides |= {place.name: value.stride() for place, value in zip(spec.outputs, out, strict=False)}
         workspaces = [a for a in variant.arguments if a.role == "workspace"]
         spare = [self._buffer(a.axes, a.storage) for a in workspaces]

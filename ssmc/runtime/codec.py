@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 from ssmc.dsl import InputSignature, LayerSignature, OutputSignature, StaticSignature
@@ -38,26 +39,19 @@ def signature_from_json(made: dict[str, Any]) -> LayerSignature:
 
 def specialisation_to_json(spec: Specialisation) -> dict[str, Any]:
     return {
-        **{
-            group: [[p.name, p.shown, p.axes, p.storage, p.number] for p in getattr(spec, group)]
-            for group in ("inputs", "states", "outputs", "nexts")
-        },
         "layer": spec.layer,
+        "takes": [astuple(place) for place in spec.takes],
+        "gives": [astuple(place) for place in spec.gives],
         "stated": [[axis, expr_to_json(expr)] for axis, expr in spec.stated],
         "requirements": [expr_to_json(expr) for expr in spec.requirements],
     }
 
 
 def specialisation_from_json(made: dict[str, Any], program: Any) -> Specialisation:
-    groups = {
-        group: tuple(
-            Place(name, shown, tuple(axes), storage, number) for name, shown, axes, storage, number in made[group]
-        )
-        for group in ("inputs", "states", "outputs", "nexts")
-    }
+    takes, gives = (tuple(Place(n, s, tuple(axes), *rest) for n, s, axes, *rest in made[g]) for g in ("takes", "gives"))
     stated = tuple((axis, expr_from_json(expr)) for axis, expr in made["stated"])
     requirements = tuple(expr_from_json(expr) for expr in made["requirements"])
-    return Specialisation(made["layer"], **groups, stated=stated, requirements=requirements, program=program)
+    return Specialisation(made["layer"], takes, gives, stated, requirements, program)
 
 
 def expr_to_json(expr: Expr) -> list[Any]:

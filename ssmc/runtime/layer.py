@@ -19,6 +19,7 @@ from .binding import as_tensor, bind, check_static_names, checked_static, comple
 from .build import Call
 from .dtypes import STORAGE
 from .forms import are_plain_types, form_check, is_plain, nobody_watches
+from .gradient import asks_for_gradients
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
 from .state import State, rebuilt
@@ -202,12 +203,10 @@ class Layer:
         """Any call outside of tracing: check everything, compile if need be, remember the form."""
         values, statics = self._bound(args, named)
         states = self._state_values(state)
-        outs = self._out_values(out)
+        outs = self._out_values(out, (*values, *(states or ())))
         tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
-        if not nobody_watches() or not are_plain_types(tensors):
+        if not nobody_watches() or not are_plain_types(tensors) or asks_for_gradients(tensors):
             return self._dispatched(values, statics, state, bool(return_state), outs)
-        if torch.is_grad_enabled():
-            self._operator.refuse_gradient([*values, *(states or ())])
         ready, given = self._operator.call(values, statics, states, bool(return_state), outs)
         if state is not None:
             self._check_state_names(state, [p.shown for p in ready.spec.states])
@@ -232,7 +231,8 @@ class Layer:
     ) -> Any:
         """The same call as a node of a graph."""
         values, statics = self._bound(args, named)
-        return self._dispatched(values, statics, state, bool(return_state), self._out_values(out))
+        outs = self._out_values(out, (*values, *(self._state_values(state) or ())))
+        return self._dispatched(values, statics, state, bool(return_state), outs)
 
     def _dispatched(
         self,
@@ -290,10 +290,18 @@ class Layer:
                 hint="a state belongs to the layer that returned it, called with the same inputs present",
             )
 
-    def _out_values(self, out: torch.Tensor | Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
+    def _out_values(
+        self, out: torch.Tensor | Sequence[torch.Tensor] | None, given: Sequence[torch.Tensor | None]
+    ) -> tuple[torch.Tensor, ...]:
+        """The tensors that take the outputs of a call with the arguments ``given``."""
         if out is None:
             return ()
         found = (out,) if isinstance(out, torch.Tensor) else tuple(out)
+        if asks_for_gradients(given):
+            raise UserError(
+                f"{self.name}: `out` is given, and an argument requires a gradient",
+                hint="leave out `out`, or call it under torch.no_grad()",
+            )
         if len(found) != self._outputs or not all(isinstance(v, torch.Tensor) for v in found):
             names = ", ".join(o.name for o in self.signature.outputs)
             raise UserError(

@@ -2,11 +2,13 @@
 
 ``ssmc::<layer>_<digest>(inputs…, static parameters…, Tensor[]? state, bool return_state) -> Tensor[]``
 returns the outputs, then the state. The digest is that of the texts a layer consists of, so the same
-layer loaded twice is one operator and two different ones never meet.
+layer loaded twice is one operator and two different ones never meet. A second overload, ``…_derived(Tensor[]
+values, str kind) -> Tensor[]``, runs any kind of call: what is derived from the layer, such as its gradient.
 """
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
 import threading
@@ -22,7 +24,8 @@ from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 from .binding import alternative, check_kind, checked_static, shown
 from .build import Call, Family, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
-from .specialise import Kind, Place, Specialisation
+from .gradient import Recipe, asks_for_gradients
+from .specialise import STATE, Kind, Place, Specialisation
 
 NAMESPACE = "ssmc"
 DEVICES = ("cpu",)
@@ -59,7 +62,8 @@ class Operator:
         self._inputs = len(self.signature.inputs)
         self._library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
         self.name = f"{_ascii(self.layer)}_{source.digest[:16]}"
-        self.overload = self._register()
+        self._recipes: dict[tuple[Kind, tuple[str, ...]], Recipe] = {}
+        self.overload, self.derived = self._register()
 
     # ------------------------------------------------------------ what kind of call it is
 
@@ -103,17 +107,19 @@ class Operator:
             names = ", ".join(place.shown for place in spec.states) or "nothing"
             raise UserError(f"{self.layer}: a state of {len(given)} tensors", expected=f"{len(spec.states)}: {names}")
         for place, value in zip(spec.states, given, strict=True):
-            self._check_state(place, value)
+            self._check_value(place, value)
             found.append(value)
         return found
 
-    def _check_state(self, place: Place, value: torch.Tensor) -> None:
+    def _check_value(self, place: Place, value: torch.Tensor) -> None:
         wanted = TORCH_DTYPES[place.storage]
         if value.device.type not in DEVICES or value.dtype is not wanted:
+            is_state = place.role == STATE
             raise UserError(
-                f"{self.layer}: state {place.shown!r} is {shown(value)}",
-                expected=f"a {short(wanted)} tensor on {' or '.join(DEVICES)}: what these inputs are computed in",
-                hint="state.to(dtype=…) converts a state",
+                f"{self.layer}: {place.described()} is {shown(value)}",
+                expected=f"a {short(wanted)} tensor on {' or '.join(DEVICES)}"
+                + (": what these inputs are computed in" if is_state else ""),
+                hint="state.to(dtype=…) converts a state" if is_state else "",
             )
 
     # ------------------------------------------------------------ calls
@@ -154,21 +160,26 @@ class Operator:
         out: Tensors,
     ) -> tuple[Call, Tensors]:
         kind = self.kind(values, statics, states is not None, gives)
+        given = self.arguments(self.specialisation(kind), values, states)
+        ready = self._ready(kind, given, out)
+        self.latest = kind, ready
+        return ready, given
+
+    def _ready(self, kind: Kind, given: Tensors, out: Tensors = ()) -> Call:
+        """A call of that kind for these arguments."""
         spec = self.specialisation(kind)
-        given = self.arguments(spec, values, states)
         sizes = spec.sizes(given)
         family = self.families.get(kind)
         if family is None:
             family = self.families[kind] = Family(spec, lambda s, n: self.source.build(s, kind, n))
         ready = Call(spec, family.compiled(sizes), sizes, given, out)
         self._check_order(ready)
-        self.latest = kind, ready
-        return ready, given
+        return ready
 
     def _check_order(self, ready: Call) -> None:
         """The compiler's arguments are those of the specialisation, in the same order and storage."""
         spec = ready.spec
-        mine = [(p.name, p.storage) for p in (*spec.inputs, *spec.states, *spec.outputs, *spec.nexts)]
+        mine = [(p.name, p.storage) for p in (*spec.takes, *spec.gives)]
         theirs = [(a.name, a.storage) for a in ready.variant.arguments if a.role != "workspace"]
         if mine != theirs:
             raise InternalError(f"{self.layer}: the compiled entry takes {theirs}, expected {mine}; please report this")
@@ -195,12 +206,35 @@ class Operator:
     ) -> list[torch.Tensor]:
         """Empty tensors of the shapes and dtypes that ``run`` returns; sizes may be symbolic."""
         spec = self.specialisation(self.kind(values, statics, states is not None, gives))
-        given = self.arguments(spec, values, states)
-        sizes = spec.sizes(given)
-        return [
-            torch.empty([sizes[axis] for axis in place.axes], dtype=TORCH_DTYPES[place.storage], device="cpu")
-            for place in (*spec.outputs, *spec.nexts)
-        ]
+        return _empty(spec, self.arguments(spec, values, states))
+
+    def run_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
+        """All that a call of the kind that ``text`` stands for gives, from all that it takes, on the CPU."""
+        values = [_plain(v) for v in values]
+        key = (text, *map(_form, values))
+        ready = self._calls.get(key)
+        if ready is None:
+            with self._lock:
+                kind = kind_of(text)
+                self._check_values(self.specialisation(kind), values)
+                ready = self._ready(kind, values)
+                if len(self._calls) >= CALLS_KEPT:
+                    self._calls.clear()
+                self._calls[key] = ready
+        return ready.run(map(torch.Tensor.data_ptr, values))
+
+    def fake_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
+        """Empty tensors of the shapes and dtypes that ``run_derived`` returns; sizes may be symbolic."""
+        spec = self.specialisation(kind_of(text))
+        self._check_values(spec, values)
+        return _empty(spec, values)
+
+    def _check_values(self, spec: Specialisation, values: Tensors) -> None:
+        if len(values) != len(spec.takes):
+            names = ", ".join(place.name for place in spec.takes)
+            raise UserError(f"{self.layer}: {len(values)} tensors", expected=f"{len(spec.takes)}: {names}")
+        for place, value in zip(spec.takes, values, strict=True):
+            self._check_value(place, value)
 
     # ------------------------------------------------------------ PyTorch
 
@@ -220,18 +254,25 @@ class Operator:
             found.append((item, item.name if good and not reserved else f"input_{number}"))
         return found
 
-    def _register(self) -> Any:
+    def _register(self) -> tuple[Any, Any]:
         tags = [torch.Tag.pt2_compliant_tag]
         if hasattr(torch.Tag, "needs_exact_strides"):
             tags.append(torch.Tag.needs_exact_strides)
         library: Any = self._library
-        name = self.name
-        library.define(self.schema(), tags=tuple(tags))
-        library.impl(name, self._on_cpu, "CPU")
-        torch.library.register_fake(f"{NAMESPACE}::{name}", self._on_fake, lib=library)
-        library.impl(name, self._on_autograd, "Autograd", with_keyset=True)
-        torch.library.register_vmap(f"{NAMESPACE}::{name}", self._on_vmap, lib=library)
-        return getattr(getattr(torch.ops, NAMESPACE), name).default
+        made = []
+        for name, schema, cpu, fake, autograd in (
+            (self.name, self.schema(), self._on_cpu, self._on_fake, self._on_autograd),
+            (f"{self.name}_derived", f"{self.name}_derived(Tensor[] values, str kind) -> Tensor[]", self.run_derived,
+             self.fake_derived, self._on_autograd_derived),
+        ):  # fmt: skip
+            library.define(schema, tags=tuple(tags))
+            library.impl(name, cpu, "CPU")
+            torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+            library.impl(name, autograd, "Autograd", with_keyset=True)
+            overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+            torch.library.register_vmap(f"{NAMESPACE}::{name}", functools.partial(_on_vmap, overload), lib=library)
+            made.append(overload)
+        return made[0], made[1]
 
     def split(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...], Any, bool]:
         """The operator's arguments as values, statics, state and whether to return one."""
@@ -246,30 +287,40 @@ class Operator:
     def _on_fake(self, *args: Any) -> list[torch.Tensor]:
         return self.fake(*self.split(args))
 
-    def _on_autograd(self, keyset: Any, *args: Any) -> Any:
-        if torch.is_grad_enabled():
-            values, _, states, _ = args[: self._inputs], None, args[-2], None
-            self.refuse_gradient([*values, *(states or ())])
-        return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    def _on_autograd(self, keyset: Any, *args: Any) -> list[torch.Tensor]:
+        values, states = args[: self._inputs], args[-2]
+        if asks_for_gradients([*values, *(states or ())]):
+            values, statics, states, gives = self.split(args)
+            kind = self.kind(values, statics, states is not None, gives)
+            return self._recorded(keyset, kind, self.arguments(self.specialisation(kind), values, states))
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
-    def _on_vmap(self, info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[torch.Tensor], list[int]]:
-        """``torch.vmap``: one call after the other."""
-        runs = []
-        for number in range(info.batch_size):
-            own = [_entry(value, dim, number) for value, dim in zip(args, dims, strict=True)]
-            runs.append(self.overload(*own))
-        made = [torch.stack(values) for values in zip(*runs, strict=True)]
-        return made, [0] * len(made)
+    def _on_autograd_derived(self, keyset: Any, values: Tensors, text: str) -> list[torch.Tensor]:
+        if asks_for_gradients(values):
+            return self._recorded(keyset, kind_of(text), values)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.derived.redispatch(keyset & torch._C._after_autograd_keyset, values, text)
 
-    def refuse_gradient(self, values: Sequence[torch.Tensor | None]) -> None:
-        """UserError if one of these tensors (inputs, then state) asks for a gradient."""
-        for number, value in enumerate(values):
-            if value is not None and value.requires_grad:
-                name = self.signature.inputs[number].name if number < self._inputs else "state"
-                raise UserError(
-                    f"{self.layer}: {name!r} requires a gradient, and gradients are not there yet in this version",
-                    hint=f"call it under torch.no_grad(), or pass {name}.detach()",
-                )
+    def _recorded(self, keyset: Any, kind: Kind, values: Tensors) -> list[torch.Tensor]:
+        """A call of that kind, recorded by autograd."""
+        places = self.specialisation(kind).takes
+        asked = [p.name for p, v in zip(places, values, strict=True) if v.requires_grad and p.differentiable]
+        key = kind, tuple(asked)
+        recipe = self._recipes.get(key)
+        if recipe is None:
+            recipe = self._recipes[key] = Recipe(self, *key)
+        return recipe.recorded(keyset, values)
+
+
+def _on_vmap(overload: Any, info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[torch.Tensor], list[int]]:
+    """``torch.vmap``: one call after the other."""
+    runs = []
+    for number in range(info.batch_size):
+        own = [_entry(value, dim, number) for value, dim in zip(args, dims, strict=True)]
+        runs.append(overload(*own))
+    made = [torch.stack(values) for values in zip(*runs, strict=True)]
+    return made, [0] * len(made)
 
 
 def _entry(value: Any, dim: Any, number: int) -> Any:
@@ -277,6 +328,22 @@ def _entry(value: Any, dim: Any, number: int) -> Any:
     if isinstance(value, (list, tuple)):
         return [_entry(item, place, number) for item, place in zip(value, dim, strict=True)]
     return value if dim is None else value.select(dim, number)
+
+
+def kind_of(text: str) -> Kind:
+    """The kind of call that a text in a graph stands for; UserError if it stands for none."""
+    try:
+        return Kind.of(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{text!r} is no kind of call") from error
+
+
+def _empty(spec: Specialisation, given: Tensors) -> list[torch.Tensor]:
+    sizes = spec.sizes(given)
+    return [
+        torch.empty([sizes[axis] for axis in place.axes], dtype=TORCH_DTYPES[place.storage], device="cpu")
+        for place in spec.gives
+    ]
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

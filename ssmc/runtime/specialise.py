@@ -1,4 +1,5 @@
-"""A layer for one kind of call: which inputs are given, with which axes and dtypes, with or without state.
+"""A layer for one kind of call: which inputs are given, with which axes and dtypes, with or without state,
+and what is derived from it.
 
 A ``Specialisation`` says what such a call takes and returns, and the extents of every axis from the
 shapes of its arguments; sizes may be symbolic. It needs no compiler, so it serves tracing too.
@@ -6,76 +7,146 @@ shapes of its arguments; sizes may be symbolic. It needs no compiler, so it serv
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
-from ssmc.backends import output_storage, state_storage
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import Expr, Program, Size, evaluate_int, print_expr, walk
 
-STATE, NEXT, OFFSET, NEXT_OFFSET = ".state", ".next", ".offset", ".next_offset"
+INPUT, STATE, ADJOINT, SAVED = "input", "state", "adjoint", "saved"  # what a tensor that comes in is
+OUTPUT, NEXT = "output", "next"  # what one that goes out is; it may be SAVED or an ADJOINT, too
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """One derivation: ``grad``, from the adjoints of the outputs ``of`` to those of the inputs ``wrt``; or
+    ``save``, the same call that also returns what the gradients for ``wrt`` want kept. Names are those in the
+    Program that it is applied to."""
+
+    name: str
+    wrt: tuple[str, ...]
+    of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Kind:
     """What a Program is made for, sizes aside. ``inputs``: for each input of the layer its axes and
     storage, None where it is absent. ``statics``: in the order of the layer. ``takes``, ``gives``:
-    whether a state comes in, goes out."""
+    whether a state comes in, goes out. ``derivatives``: in the order in which they are applied."""
 
     inputs: tuple[tuple[tuple[str, ...], str] | None, ...]
     statics: tuple[Any, ...]
     takes: bool = False
     gives: bool = False
+    derivatives: tuple[Derivative, ...] = ()
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The kind as PyTorch's graphs hold it."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    @functools.lru_cache(4096)
+    def of(text: str) -> Kind:
+        """The kind that a text stands for."""
+        made = json.loads(text)
+        return Kind(
+            tuple(None if item is None else (tuple(item[0]), item[1]) for item in made["inputs"]),
+            tuple(made["statics"]),
+            made["takes"],
+            made["gives"],
+            tuple(Derivative(d["name"], tuple(d["wrt"]), tuple(d["of"])) for d in made["derivatives"]),
+        )
+
+    def saving(self, wrt: Sequence[str]) -> Kind:
+        """The same call, which also returns what the gradients for ``wrt`` want kept. Gradients themselves have
+        what was kept and keep no more."""
+        if any(d.name == "grad" for d in self.derivatives):
+            return self
+        return replace(self, derivatives=(*self.derivatives, Derivative("save", tuple(wrt))))
+
+    def gradient(self, wrt: Sequence[str], of: Sequence[str]) -> Kind:
+        """The gradient of a call of this kind."""
+        return replace(self, derivatives=(*self.derivatives, Derivative("grad", tuple(wrt), tuple(of))))
+
+    def plain(self) -> tuple[Kind, tuple[str, ...]]:
+        """The kind without ``save``, and what that saved for."""
+        if self.derivatives and self.derivatives[-1].name == "save":
+            return replace(self, derivatives=self.derivatives[:-1]), self.derivatives[-1].wrt
+        return self, ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of a call: its name in the Program, what users call it, axes and storage; for inputs
-    their number in the layer's signature."""
+    """A tensor of a call: its name in the Program, what users call it (for adjoints and what is saved: the name
+    of the tensor that it belongs to), axes and storage; what it is; whether it has a gradient; for inputs their
+    number in the layer's signature; for adjoints the name in the Program of what they belong to."""
 
     name: str
     shown: str
     axes: tuple[str, ...]
     storage: str
+    role: str
+    differentiable: bool = True
     number: int = -1
+    of: str = ""
+
+    def described(self) -> str:
+        """For messages."""
+        words = {STATE: "state ", ADJOINT: "the gradient of ", SAVED: "what is kept of "}
+        return f"{words.get(self.role, '')}{self.shown!r}"
 
 
 @dataclass(frozen=True)
 class Specialisation:
-    """See the module's head. ``states`` come in after ``inputs``, ``nexts`` go out after ``outputs``.
-    ``stated`` are the extents that the Program states, ``requirements`` what sizes must meet."""
+    """See the module's head. ``takes`` is all that comes in and ``gives`` all that goes out, in the order of the
+    Program. ``stated`` are the extents that the Program states, ``requirements`` what sizes must meet."""
 
     layer: str
-    inputs: tuple[Place, ...]
-    states: tuple[Place, ...]
-    outputs: tuple[Place, ...]
-    nexts: tuple[Place, ...]
+    takes: tuple[Place, ...]
+    gives: tuple[Place, ...]
     stated: tuple[tuple[str, Expr], ...]
     requirements: tuple[Expr, ...]
     program: Callable[[], Program] = field(compare=False, repr=False)
 
+    @functools.cached_property
+    def inputs(self) -> tuple[Place, ...]:
+        """The inputs of the layer, which come first."""
+        return tuple(place for place in self.takes if place.role == INPUT)
+
+    @functools.cached_property
+    def states(self) -> tuple[Place, ...]:
+        """The state that comes in."""
+        return tuple(place for place in self.takes if place.role == STATE)
+
+    @functools.cached_property
+    def outputs(self) -> tuple[Place, ...]:
+        return tuple(place for place in self.gives if place.role == OUTPUT)
+
     @property
     def storage(self) -> dict[str, str]:
         """Storage of every tensor that comes in, by its name in the Program."""
-        return {place.name: place.storage for place in (*self.inputs, *self.states)}
+        return {place.name: place.storage for place in self.takes}
 
-    @property
+    @functools.cached_property
     def state_names(self) -> tuple[str, ...]:
         """The names of the state that goes out; those that come in have the same."""
-        return tuple(place.shown for place in self.nexts)
+        return tuple(place.shown for place in self.gives if place.role == NEXT)
 
     def sizes(self, arguments: Sequence[torch.Tensor]) -> dict[str, Any]:
-        """The extent of every axis for these arguments, inputs then states; extents may be symbolic.
+        """The extent of every axis for these arguments; extents may be symbolic.
 
         Raises UserError, naming the argument, for a wrong number of axes, a wrong extent, a requirement
         that is not met.
         """
         sizes: dict[str, Any] = {}
         origin: dict[str, Place] = {}
-        for place, value in zip((*self.inputs, *self.states), arguments, strict=True):
+        for place, value in zip(self.takes, arguments, strict=True):
             if value.dim() != len(place.axes):
                 raise self._wrong(place, value, f"has {value.dim()} axes", f"{len(place.axes)} axes")
             for axis, extent in zip(place.axes, value.shape, strict=True):
@@ -113,62 +184,12 @@ class Specialisation:
                 raise UserError(f"{self.layer}: requirement not met: {print_expr(condition)}", hint=f"found {found}")
 
     def _wrong(self, place: Place, value: torch.Tensor, found: str, expected: str) -> UserError:
-        what = f"state {place.shown!r}" if place in self.states else repr(place.shown)
         axes = f"{place.shown}[{', '.join(place.axes)}]"
         return UserError(
-            f"{self.layer}: {what} {found}: its shape is {tuple(value.shape)}", expected=f"{expected}: {axes}"
+            f"{self.layer}: {place.described()} {found}: its shape is {tuple(value.shape)}",
+            expected=f"{expected}: {axes}",
         )
 
 
 def _sizes_in(expr: Expr) -> set[str]:
     return {node.axis for node in walk(expr) if isinstance(node, Size)}
-
-
-def specialise(layer: str, kind: Kind, inputs: Sequence[str], program: Callable[[], Program]) -> Specialisation:
-    """What a call of that kind takes and returns; ``inputs`` are the names of the layer's inputs.
-
-    Raises UserError if a state comes in and an input is given that the state takes the place of.
-    """
-    made = program()
-    given = {name: item for name, item in zip(inputs, kind.inputs, strict=True) if item is not None}
-    taken = {t.name: t for t in made.inputs}
-    replaced = [name for name in given if name not in taken]
-    if replaced and kind.takes:
-        raise UserError(
-            f"{layer}: {replaced[0]!r} is given together with a state, which takes its place",
-            hint=f"leave out {replaced[0]!r}, or start afresh without `state`",
-        )
-    held = {name: storage for name, (_, storage) in given.items()}
-    places = tuple(
-        Place(name, name, item[0], item[1], number)
-        for number, (name, item) in enumerate(zip(inputs, kind.inputs, strict=True))
-        if item is not None and name in taken
-    )
-    tensors = made.tensors()
-    states = tuple(
-        Place(t.name, state_name(t.name), t.axes, state_storage(t.dtype, held))
-        for t in made.inputs
-        if t.name not in given
-    )
-    outputs, nexts = [], []
-    for name in made.outputs:
-        tensor = tensors[name]
-        if is_next(name):
-            nexts.append(Place(name, state_name(name), tensor.axes, state_storage(tensor.dtype, held)))
-        else:
-            outputs.append(Place(name, name, tensor.axes, output_storage(tensor.dtype, held)))
-    stated = tuple((axis.name, axis.extent) for axis in made.axes if axis.extent is not None)
-    requirements = tuple(r.condition for r in made.requirements)
-    return Specialisation(layer, places, states, tuple(outputs), tuple(nexts), stated, requirements, program)
-
-
-def is_next(name: str) -> bool:
-    return name.endswith((NEXT, NEXT_OFFSET))
-
-
-def state_name(name: str) -> str:
-    """What users call a carried value: ``h`` for ``h.state`` and ``h.next``, ``t`` for ``t.offset``."""
-    for suffix in (STATE, NEXT, OFFSET, NEXT_OFFSET):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from .codec import (
     specialisation_from_json,
     specialisation_to_json,
 )
-from .specialise import Kind, Specialisation, specialise
+from .derived import Derived, derived, specialised
+from .specialise import Kind, Specialisation
 
 DESCRIPTION = "description.json"
 TARGET = "c"
@@ -56,6 +57,7 @@ class StoredSource:
         self._cache = cache_of(str(Cache().root))
         self._key = hashlib.sha256(json.dumps([texts, layer]).encode("utf-8", "surrogatepass")).hexdigest()
         self._latest: tuple[Any, Compiled] | None = None
+        self._layers: dict[Kind, Program] = {}
         self.signature: LayerSignature = signature_from_json(self._derived("signature", {}, self._signature))
         content = json.dumps([texts, self.signature.name])
         self.digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
@@ -83,8 +85,18 @@ class StoredSource:
 
     def program(self, kind: Kind) -> Program:
         """The Program for a kind of call."""
-        made = elaborate(self.module, self.signature.name, self._choice(kind))
-        return step(made, kind.takes, kind.gives) if kind.takes or kind.gives else made
+        return self._derivation(kind).program
+
+    def _derivation(self, kind: Kind) -> Derived:
+        return derived(self.signature.name, kind, [item.name for item in self.signature.inputs], self._layer(kind))
+
+    def _layer(self, kind: Kind) -> Program:
+        """The layer that a kind of call is derived from."""
+        kind = replace(kind, derivatives=())
+        if kind not in self._layers:
+            made = elaborate(self.module, self.signature.name, self._choice(kind))
+            self._layers[kind] = step(made, kind.takes, kind.gives) if kind.takes or kind.gives else made
+        return self._layers[kind]
 
     def _choice(self, kind: Kind) -> Choice:
         given = {item.name: axes[0] for item, axes in zip(self.signature.inputs, kind.inputs, strict=True) if axes}
@@ -98,18 +110,17 @@ class StoredSource:
     def specialisation(self, kind: Kind) -> Specialisation:
         """What a call of that kind takes and gives."""
         program = functools.cache(lambda: self.program(kind))
-        names = [item.name for item in self.signature.inputs]
 
         def make() -> dict[str, Any]:
-            return specialisation_to_json(specialise(self.signature.name, kind, names, program))
+            return specialisation_to_json(specialised(self.signature.name, self._derivation(kind), program))
 
-        return specialisation_from_json(self._derived("call", {"kind": json.dumps(asdict(kind))}, make), program)
+        return specialisation_from_json(self._derived("call", {"kind": kind.text}, make), program)
 
     # ------------------------------------------------------------ machine code
 
     def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Variant:
         """The variant for these sizes, of which the inner ones are compiled in."""
-        about = {"kind": json.dumps(asdict(kind)), "target": TARGET}
+        about = {"kind": kind.text, "target": TARGET}
         fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes).fixed))
         about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
         machine = {"what": "variant", "layer": self._key, "code": CODE, **toolchain.find().key_parts()}
@@ -127,7 +138,8 @@ class StoredSource:
         """Compiled now; asked for twice in a cold start, so the last one is kept."""
         key = (kind, tuple(sizes.items()))
         if self._latest is None or self._latest[0] != key:
-            made = compile_program(spec.program(), TARGET, spec.storage, sizes, cache=self._cache)
+            outputs = {place.name: place.storage for place in spec.gives}
+            made = compile_program(spec.program(), TARGET, spec.storage, sizes, cache=self._cache, outputs=outputs)
             self._latest = key, made
         return self._latest[1]
 

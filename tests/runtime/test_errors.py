@@ -118,27 +118,6 @@ def test_out() -> None:
     assert "`out` holds 1 values\n  expected: 2 tensors: y, n" in wrong(mixed(), X, W, out=pair[0])
 
 
-def test_gradients_are_refused() -> None:
-    op = decay()
-    a = A.clone().requires_grad_()
-    text = wrong(op, X, a)
-    assert "'a' requires a gradient" in text and "torch.no_grad()" in text and "a.detach()" in text
-    with torch.no_grad():
-        op(X, a)
-        op(X, a)
-    assert "'a' requires" in wrong(op, X, a), "also where the same call was made before"
-    op(X, A)
-    parameter = torch.nn.Parameter(A)
-    with torch.inference_mode():
-        op(X, parameter)
-    assert "'a' requires" in wrong(op, X, parameter)
-    _, state = op(X, A, return_state=True)
-    for value in state:
-        value.requires_grad_()
-    assert "'state' requires a gradient" in wrong(op, X, A, state=state)
-    assert "'a' requires" in wrong(lambda *v: op._overload(*v, None, None, False), X, a)  # type: ignore[arg-type]
-
-
 def test_texts_and_names() -> None:
     with pytest.raises(UserError, match="no module `selective_skan`(.|\n)*did you mean `selective_scan`"):
         ssmc.load("selective_skan")

@@ -1,0 +1,142 @@
+"""The Program of a kind of call, and what each tensor that it takes and gives is.
+
+    the layer, on a piece of a sequence  ->  save  or  grad, grad of that, ...
+
+The gradient of a layer keeps what its recurrences hold at chunks of time, and what is discrete (``recompute``):
+``save`` is the call that returns it further, every gradient takes it. Gradients of gradients differentiate what
+was kept, too: they rebuild from it what it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ssmc.backends import output_storage, state_storage
+from ssmc.errors import InternalError, UserError
+from ssmc.ir import COMPLEX, Program, Tensor
+from ssmc.passes import differentiable, flatten, grad, kept_values, rebuilding, saving, tensors_read, tidied
+
+from .specialise import ADJOINT, INPUT, NEXT, OUTPUT, SAVED, STATE, Derivative, Kind, Place, Specialisation
+
+_STATE, _NEXT, _OFFSET, _NEXT_OFFSET = ".state", ".next", ".offset", ".next_offset"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A Program with a place for each of its inputs and outputs, in its order."""
+
+    program: Program
+    takes: tuple[Place, ...]
+    gives: tuple[Place, ...]
+
+    def differentiated(self, what: Derivative) -> Derived:
+        """The gradient: adjoints are stored as what they belong to."""
+        program = grad(self.program, what.wrt, what.of)
+        tensors = program.tensors()
+        given, wanted = _by_name(self.gives), _by_name(self.takes)
+        seeds = program.inputs[len(self.takes) :]
+        takes = [_adjoint(tensors[t.name], given[name]) for name, t in zip(what.of, seeds, strict=True)]
+        gives = [_adjoint(tensors[n], wanted[name]) for name, n in zip(what.wrt, program.outputs, strict=True)]
+        return Derived(program, (*self.takes, *takes), tuple(gives))
+
+    def without_unused(self) -> Derived:
+        """Without inputs that nothing reads, unless they alone say how long an axis is."""
+        read = tensors_read(self.program)
+        kept = {p.name for p in self.takes if p.name in read}
+        bound = {axis for p in self.takes if p.name in kept for axis in p.axes}
+        free = {axis.name for axis in tidied(self.program).axes if axis.extent is None}
+        for place in self.takes:
+            if place.name not in kept and set(place.axes) & free - bound:
+                kept.add(place.name)
+                bound |= set(place.axes)
+        program = replace(self.program, inputs=tuple(t for t in self.program.inputs if t.name in kept))
+        return Derived(tidied(program), tuple(p for p in self.takes if p.name in kept), self.gives)
+
+
+def specialised(layer: str, made: Derived, program: Callable[[], Program]) -> Specialisation:
+    """What a call of a derived Program takes and gives; ``program`` makes it again."""
+    stated = tuple((axis.name, axis.extent) for axis in made.program.axes if axis.extent is not None)
+    requirements = tuple(r.condition for r in made.program.requirements)
+    return Specialisation(layer, made.takes, made.gives, stated, requirements, program)
+
+
+def derived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) -> Derived:
+    """All derivations of a kind of call, applied to the layer.
+
+    Args:
+        inputs: the names of the layer's inputs.
+        program: the layer, on a piece of a sequence if a state comes in or goes out.
+
+    Raises UserError if a state comes in and an input is given that the state takes the place of.
+    """
+    made = _underived(layer, kind, inputs, program)
+    if not kind.derivatives:
+        return made
+    held = {p.name: p.storage for p in made.takes if p.role == INPUT}
+    first = kind.derivatives[0]
+    kept = kept_values(grad(made.program, first.wrt))
+    saved = {k.name: Place(k.name, k.tensor.name, k.axes, state_storage(k.tensor.dtype, held), SAVED, False)
+             for k in kept}  # fmt: skip
+    if first.name == "save":
+        known = made.program.tensors()
+        source = made.program if all(k.tensor.name in known for k in kept) else flatten(made.program)
+        return Derived(saving(source, kept), made.takes, (*made.gives, *saved.values()))
+    for derivative in kind.derivatives:
+        if derivative.name != "grad":
+            raise InternalError(f"{layer}: {derivative.name} of a gradient")
+        made = made.differentiated(derivative)
+    defined = {e.name for e in made.program.equations}
+    kept = tuple(k for k in kept if k.tensor.name in defined)
+    made = Derived(rebuilding(made.program, kept), (*made.takes, *(saved[k.name] for k in kept)), made.gives)
+    return made.without_unused()
+
+
+def _underived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) -> Derived:
+    """The layer itself."""
+    given = {name: item for name, item in zip(inputs, kind.inputs, strict=True) if item is not None}
+    taken = {t.name for t in program.inputs}
+    replaced = [name for name in given if name not in taken]
+    if replaced and kind.takes:
+        raise UserError(
+            f"{layer}: {replaced[0]!r} is given together with a state, which takes its place",
+            hint=f"leave out {replaced[0]!r}, or start afresh without `state`",
+        )
+    held = {name: storage for name, (_, storage) in given.items()}
+    able, numbers = differentiable(program), {name: number for number, name in enumerate(inputs)}
+    takes = []
+    for t in program.inputs:
+        if t.name in given:
+            takes.append(Place(t.name, t.name, t.axes, held[t.name], INPUT, t.name in able[0], numbers[t.name]))
+        else:
+            storage = state_storage(t.dtype, held)
+            takes.append(Place(t.name, _state_name(t.name), t.axes, storage, STATE, t.name in able[0]))
+    gives = []
+    tensors = program.tensors()
+    for name in program.outputs:
+        t, has_gradient = tensors[name], name in able[1]
+        if name.endswith((_NEXT, _NEXT_OFFSET)):
+            gives.append(Place(name, _state_name(name), t.axes, state_storage(t.dtype, held), NEXT, has_gradient))
+        else:
+            gives.append(Place(name, name, t.axes, output_storage(t.dtype, held), OUTPUT, has_gradient))
+    return Derived(program, tuple(takes), tuple(gives))
+
+
+def _by_name(places: Sequence[Place]) -> dict[str, Place]:
+    return {place.name: place for place in places}
+
+
+def _adjoint(tensor: Tensor, of: Place) -> Place:
+    """The adjoint of what is at a place. That of a complex number is complex, also where a real one is stored."""
+    storage = of.storage
+    if tensor.dtype is COMPLEX and not storage.startswith("c"):
+        storage = "c128" if storage == "f64" else "c64"
+    return Place(tensor.name, of.shown, tensor.axes, storage, ADJOINT, of=of.name)
+
+
+def _state_name(name: str) -> str:
+    """What users call a carried value: ``h`` for ``h.state`` and ``h.next``, ``t`` for ``t.offset``."""
+    for suffix in (_STATE, _NEXT, _OFFSET, _NEXT_OFFSET):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
