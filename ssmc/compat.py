@@ -44,7 +44,8 @@ class _Library:
     _load._dynamo_marked_constant = True  # type: ignore[attr-defined]  # done while tracing, not traced
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        if self.layer is None:
+        # Dynamo remembers what it has read: it must not see the layer before it is there.
+        if torch.compiler.is_compiling() or self.layer is None:
             self._load()
         return self.layer(*args, **named)  # type: ignore[misc]
 

@@ -68,7 +68,7 @@ class Recipe:
         """A call of the kind, recorded by autograd, from inside the dispatcher's kernel for autograd."""
         # That kernel is called once for each level of torch.func, with the values of this level.
         with enable_single_level_autograd_function():
-            made = Recorded.apply(self, keyset, *values)  # type: ignore[no-untyped-call]
+            made = Recorded.apply(self, keyset, *values)  # type: ignore[attr-defined]
         return [made[place] for place in self.returned]
 
     def known(self, values: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> list[torch.Tensor]:
