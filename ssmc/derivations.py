@@ -56,6 +56,11 @@ DERIVATIONS = (
         "t.doc is the document of each token, t.start and t.end where it begins and ends, along the axis t.docs.",
     ),
     Derivation(
+        "mask",
+        "the layer on sequences with padding, in any place",
+        "t.valid says where tokens are. A padded position changes no state, and 0 comes out there.",
+    ),
+    Derivation(
         "grad",
         "the gradient: from the adjoints of the outputs to those of the inputs",
         "d.y is the adjoint of output y, d.x that of input x. A complex one is the derivative along the real part "

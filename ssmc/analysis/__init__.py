@@ -6,6 +6,6 @@
 from ssmc.ir import Dependence, Linear, Loop, Step, dependence, linear_form
 
 from .cost import Cost, EquationCost, cost
-from .lookback import LookBack, demanded_regions, look_back
+from .lookback import LookBack, demanded_regions, longest, look_back
 from .recurrence import AffineForm, Recurrence, Term, affine_form, classify
 from .state import Counter, StateTensor, carried_state, position_uses, size_uses

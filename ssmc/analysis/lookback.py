@@ -74,17 +74,23 @@ class LookBack:
         past = self.past
         if past is None or self.whole or self.data_dependent:
             return None
-        constant = max((form.constant for form in past if form.is_constant), default=0)
-        result: Expr = Const(max(constant, 0), INT)
-        for form in past:
-            if not form.is_constant:
-                least = at_least(lower_bound(form, (), {}), max(constant, 0), self._inhabited())
-                bare = least and result == Const(max(constant, 0), INT)
-                result = form.expr() if bare else Op("maximum", (result, form.expr()))
-        return result
+        return longest(past, self._inhabited())
 
     def _inhabited(self) -> frozenset[str]:
         return frozenset.intersection(*(lag.inhabited for lag in self.lags)) if self.lags else frozenset()
+
+
+def longest(forms: Iterable[Linear], inhabited: frozenset[str] = frozenset(), given: Iterable[Linear] = ()) -> Expr:
+    """The greatest of some lags, at least 0, as an expression; the axes in ``inhabited`` are not empty, and the
+    forms in ``given`` are ≥ 0."""
+    forms = tuple(forms)
+    constant = max((form.constant for form in forms if form.is_constant), default=0)
+    result: Expr = Const(max(constant, 0), INT)
+    for form in dict.fromkeys(form for form in forms if not form.is_constant):
+        least = at_least(lower_bound(form, given, {}), max(constant, 0), inhabited)
+        bare = least and result == Const(max(constant, 0), INT)
+        result = form.expr() if bare else Op("maximum", (result, form.expr()))
+    return result
 
 
 def look_back(program: Program) -> dict[tuple[str, str], LookBack]:

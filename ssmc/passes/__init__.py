@@ -6,12 +6,14 @@ from .inline import inline
 from .jvp import jvp, tangent_names
 from .lift import lift
 from .lower import Unbounded, lower
+from .mask import mask
 from .pack import pack
 from .partial import partial
 from .plan import KernelPlan, Plan, PlanOptions, plan
 from .ranges import MissingExtent
 from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving
 from .reverse import reverse
+from .rows import rows
 from .step import step
 from .tidy import tensors_read, tidied
 from .unshadow import unshadow

@@ -150,7 +150,9 @@ class Local:
             return expr if moved == form else self.spelled(moved)
         match expr:
             case Op(op=op, args=(a, b)) if op in _COMPARISONS:
-                return self._comparison(expr, linear_form(a), linear_form(b), place)
+                left, right = linear_form(a), linear_form(b)
+                if left is not None and right is not None:
+                    return self.comparison(expr, left, right, place)
             case Read():
                 return self.read(expr, place)
             case Where(condition=c, then=a, otherwise=b):
@@ -173,9 +175,8 @@ class Local:
         parts = [*members] + ([] if reduce.condition is None else [self.expr(reduce.condition, inner)])
         return replace(reduce, condition=all_of(parts), body=self.expr(reduce.body, inner.knowing(known)))
 
-    def _comparison(self, expr: Op, left: Linear | None, right: Linear | None, place: Place) -> Expr:
-        if left is None or right is None:
-            return with_children(expr, tuple(self.expr(item, place) for item in expr.args))
+    def comparison(self, expr: Op, left: Linear, right: Linear, place: Place) -> Expr:
+        """A comparison of two linear forms."""
         moved = self.value(left - right, place)
         return expr if moved == left - right else replace(self.compared(expr.op, moved), span=expr.span)
 
@@ -215,6 +216,10 @@ class Local:
         written = substitute(comparison(op, form), self._symbols)
         assert isinstance(written, Op)
         return written
+
+    def is_plain(self, index: Expr) -> bool:
+        """Whether an index is that of an axis along the sequence."""
+        return isinstance(index, Index) and index.axis in self.alike
 
     def is_inside(self, index: Expr, axis: str, place: Place) -> tuple[bool, bool]:
         """Whether an index of the layer is certainly at least 0, and certainly less than the extent."""

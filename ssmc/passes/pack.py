@@ -151,7 +151,7 @@ class _Pack(Ragged):
         computed = {
             axis: index
             for axis, index in zip(self.tensors[read.tensor].axes, read.indices, strict=True)
-            if axis in self.alike and not self._is_plain(index)
+            if axis in self.alike and not self.is_plain(index)
         }
         others: list[Expr] = []
         low: Expr | None = None
@@ -169,9 +169,6 @@ class _Pack(Ragged):
         else:
             value = self._element(read, place)
         return self.outside(read, value, low, high, others, place)
-
-    def _is_plain(self, index: Expr) -> bool:
-        return isinstance(index, Index) and index.axis in self.alike
 
     def _placed(self, index: Expr, place: Place) -> Linear:
         """Where in the array an index of the layer's own sequence lies."""
@@ -203,7 +200,7 @@ class _Pack(Ragged):
             if axis not in self.alike:
                 indices.append(self.expr(index, place))
             else:
-                indices.append(index if self._is_plain(index) else self.spelled(self._placed(index, place)))
+                indices.append(index if self.is_plain(index) else self.spelled(self._placed(index, place)))
         return self.with_rows(read, indices, place)
 
     def _is_gathered(self, read: Read, computed: dict[str, Expr], place: Place) -> bool:
@@ -222,7 +219,7 @@ class _Pack(Ragged):
         indices: list[Expr] = list(read.indices)
         found: Expr | None = None
         for i, (axis, index) in enumerate(zip(self.tensors[read.tensor].axes, read.indices, strict=True)):
-            if axis in self.alike and not self._is_plain(index):
+            if axis in self.alike and not self.is_plain(index):
                 found = Op("eq", (Index(every), self.spelled(self._placed(index, here))))
                 indices[i] = Index(every)
         assert found is not None

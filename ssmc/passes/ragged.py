@@ -12,6 +12,7 @@ and whatever mixes rows whose sequences differ are refused, naming the equation.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -53,6 +54,18 @@ def state_inputs(program: Program, time: str) -> frozenset[str]:
     """The inputs of a stepped Program that hold what came before: ``X.state`` and ``t.offset``."""
     along = {f"{name}.state" for name, tensor in program.tensors().items() if time in tensor.axes}
     return frozenset(t.name for t in program.inputs if t.name in along | {f"{time}.offset"})
+
+
+def leading_axes(program: Program, time: str) -> tuple[str, ...]:
+    """The axes with which all inputs along the sequence begin: those of a batch."""
+    found: tuple[str, ...] | None = None
+    for tensor in program.inputs:
+        if time in tensor.axes:
+            before = tensor.axes[: tensor.axes.index(time)]
+            together = before if found is None else found
+            pairs = zip(before, together, strict=False)
+            found = tuple(axis for axis, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return found or ()
 
 
 @dataclass
@@ -230,6 +243,11 @@ class Ragged(Local):
         guard = all_of((*others, *self._others_in_range(read, place)))
         before, after = (side if is_zero(side) else where(guard, side, none) for side in (before, after))
         return where(low, where(high, inner, after), before)
+
+    def where_inside(self, read: Read, value: Expr, place: Place) -> Expr:
+        """``value``, read outside the sequence, where all other indices lie inside; else 0."""
+        none = zero(self.tensors[read.tensor].dtype)
+        return value if is_zero(value) else where(all_of(self._others_in_range(read, place)), value, none)
 
     def _others_in_range(self, read: Read, place: Place) -> list[Expr]:
         """That the indices along other axes lie inside: an extension is read nowhere else."""

@@ -7,11 +7,34 @@ from typing import Any
 
 import numpy as np
 
+from ssmc.errors import Unsupported
 from ssmc.ir import Program, Size
 from ssmc.ir.interpret import interpret
-from ssmc.passes import adjoint_names, differentiable, grad
+from ssmc.passes import adjoint_names, differentiable, grad, step
+from tests.library_cases import LOWERED, Case
 
 Arrays = Mapping[str, np.ndarray]
+
+ATTENTION = {"b": 2, "h": 4, "g": 2, "e": 8, "f": 3, "d": 3, "l": 4, "m": 3, "n": 2, "k": 3, "r": 2, "c": 10}
+ATTENTION |= {"i": 1, "j": 1}
+LAYERS = (
+    *LOWERED,
+    Case("local_attention", "local_attention", ATTENTION, {"window": 3}, ("segment_pos",)),
+    Case("local_attention", "local_attention", ATTENTION, {"window": 2}),
+    Case("long_conv", "long_conv", ATTENTION),
+    Case("long_conv", "long_conv", ATTENTION, {}, ("K_back",)),
+    Case("mamba_inner", "mamba_inner", ATTENTION),
+    Case("mamba2_inner", "mamba2_inner", {**ATTENTION, "d": 6, "h": 2}, {"states": 2}),
+    Case("h3", "h3_truncated", ATTENTION, {"length": 3}),
+)
+
+
+def forms(program: Program) -> list[Program]:
+    """The layer from its start, and for a piece of a sequence if it has such a form."""
+    try:
+        return [program, step(program, takes=True, gives=True)]
+    except Unsupported:
+        return [program]
 
 
 def along(program: Program) -> frozenset[str]:
@@ -46,29 +69,53 @@ def documents_of(lengths: Iterable[int]) -> dict[str, np.ndarray]:
 
 
 def run_packed(program: Program, packed: Program, inputs: Arrays, batch: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Cut, run each document, put together. ``packed`` only says how state and results are laid out; where
-    documents differ along ``batch`` axes every row is cut as its own documents say, and keeps its own results."""
+    """Cut, run each document, put together. ``packed`` only says how state and results are laid out."""
     (time,) = program.sequence_axes
-    before, after = program.tensors(), packed.tensors()
     start, end = (np.asarray(inputs[f"{time}.{side}"]) for side in ("start", "end"))
-    sizes = {a: n for t in packed.inputs for a, n in zip(t.axes, np.shape(inputs[t.name]), strict=True)}
+    pieces = [
+        (dict(zip(batch, row, strict=True)), np.arange(start[(*row, document)], end[(*row, document)]), document)
+        for *row, document in np.ndindex(*start.shape)
+    ]
+    return _in_pieces(program, packed, inputs, pieces)
+
+
+def run_masked(
+    program: Program, masked: Program, inputs: Arrays, batch: tuple[str, ...] = ("b",)
+) -> dict[str, np.ndarray]:
+    """Move valid tokens together, run, put them back; 0 elsewhere."""
+    (time,) = program.sequence_axes
+    valid = np.asarray(inputs[f"{time}.valid"])
+    pieces = [
+        (dict(zip(batch, row, strict=True)), np.flatnonzero(valid[row]), 0) for row in np.ndindex(valid.shape[:-1])
+    ]
+    return _in_pieces(program, masked, inputs, pieces)
+
+
+def _in_pieces(program: Program, after: Program, inputs: Arrays, pieces: Any) -> dict[str, np.ndarray]:
+    """Run on tokens ``places`` of each piece ``(row, places, document)``, where all rows are run and one is kept;
+    what the row's equations do not vary along is taken, and put, at that row."""
+    (time,) = program.sequence_axes
+    own, laid = program.tensors(), after.tensors()
+    sizes = {a: n for t in after.inputs for a, n in zip(t.axes, np.shape(inputs[t.name]), strict=True)}
+    sizes |= dict.fromkeys(along(program), sizes[time])
     found: dict[str, np.ndarray] = {}
-    for *row, document in np.ndindex(*start.shape):
-        rows = dict(zip(batch, row, strict=True))
-        cut = dict.fromkeys(along(program), slice(start[(*row, document)], end[(*row, document)]))
-        place = {**cut, f"{time}.docs": document}
 
-        def given(name: str, rows: Any = rows, place: Any = place) -> np.ndarray:
-            own = {axis: i for axis, i in rows.items() if axis not in before[name].axes} | place
-            return np.asarray(inputs[name])[tuple(own.get(axis, slice(None)) for axis in after[name].axes)]
+    def where(name: str, at: Any) -> Any:
+        return np.ix_(*(np.atleast_1d(at.get(axis, np.arange(sizes[axis]))) for axis in laid[name].axes))
 
-        for name, array in interpret(program, {t.name: given(t.name) for t in program.inputs}).items():
-            own = before[name].axes
-            sizes |= {axis: n for axis, n in zip(own, array.shape, strict=True) if axis not in sizes}
-            shape = tuple(sizes[axis] for axis in after[name].axes)
-            target = found.setdefault(name, np.zeros(shape, array.dtype))
-            whole = tuple({**place, **rows}.get(axis, slice(None)) for axis in after[name].axes)
-            target[whole] = array[tuple(rows.get(axis, slice(None)) for axis in own)]
+    for row, places, document in pieces:
+        at = dict.fromkeys(along(program), places) | {f"{time}.docs": document}
+        given = {}
+        for tensor in program.inputs:
+            lacking = {axis: i for axis, i in row.items() if axis not in tensor.axes}
+            part = np.asarray(inputs[tensor.name])[where(tensor.name, at | lacking)]
+            given[tensor.name] = part.reshape([len(places) if a in along(program) else sizes[a] for a in tensor.axes])
+        for name, array in interpret(program, given).items():
+            sizes |= {axis: n for axis, n in zip(own[name].axes, array.shape, strict=True) if axis not in sizes}
+            target = found.setdefault(name, np.zeros([sizes[axis] for axis in laid[name].axes], array.dtype))
+            kept = array[tuple(slice(row[a], row[a] + 1) if a in row else slice(None) for a in own[name].axes)]
+            index = where(name, at | row)
+            target[index] = kept.reshape(target[index].shape)
     return found
 
 

@@ -30,8 +30,8 @@ from ssmc.ir import (
 from ssmc.ir.interpret import interpret
 from ssmc.passes import pack, reverse, step
 from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
-from tests.library_cases import LOWERED, Case
-from tests.passes.meanings import check_gradient, documents_of, run_packed, same
+from tests.library_cases import Case
+from tests.passes.meanings import LAYERS, check_gradient, documents_of, forms, run_packed, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -109,42 +109,8 @@ def test_random_steps(given: Program, data: st.DataObject) -> None:
 
 # ---------------------------------------------------------------- the library
 
-ATTENTION = {
-    "b": 2,
-    "h": 4,
-    "g": 2,
-    "e": 8,
-    "f": 3,
-    "d": 3,
-    "l": 4,
-    "m": 3,
-    "n": 2,
-    "k": 3,
-    "r": 2,
-    "c": 10,
-    "i": 1,
-    "j": 1,
-}
-MORE = (
-    Case("local_attention", "local_attention", ATTENTION, {"window": 3}, ("segment_pos",)),
-    Case("local_attention", "local_attention", ATTENTION, {"window": 2}),
-    Case("long_conv", "long_conv", ATTENTION),
-    Case("long_conv", "long_conv", ATTENTION, {}, ("K_back",)),
-    Case("mamba_inner", "mamba_inner", ATTENTION),
-    Case("mamba2_inner", "mamba2_inner", {**ATTENTION, "d": 6, "h": 2}, {"states": 2}),
-    Case("h3", "h3_truncated", ATTENTION, {"length": 3}),
-)
 
-
-def forms(program: Program) -> list[Program]:
-    """The layer from its start, and for a piece of a sequence if it has such a form."""
-    try:
-        return [program, step(program, takes=True, gives=True)]
-    except Unsupported:
-        return [program]
-
-
-@pytest.mark.parametrize("case", (*LOWERED, *MORE), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
 def test_library(case: Case) -> None:
     program = case.program()
     if not program.sequence_axes:
@@ -167,7 +133,7 @@ def test_documents_shorter_than_the_window(lengths: list[int]) -> None:
 # ---------------------------------------------------------------- gradients
 
 
-@pytest.mark.parametrize("case", (*LOWERED, *MORE), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
 def test_gradient(case: Case) -> None:
     program = case.program()
     if program.sequence_axes:
@@ -179,7 +145,7 @@ def test_gradient(case: Case) -> None:
 
 def test_nothing_leaks_into_the_next_document() -> None:
     """Not even what is not a number."""
-    for case in (*LOWERED, *MORE):
+    for case in LAYERS:
         program = case.program()
         if not program.sequence_axes:
             continue
