@@ -34,6 +34,8 @@ class Derivation:
         if self.name == "grad" and not passes.differentiable(program)[1]:
             names = ", ".join(map(repr, program.outputs))
             raise Unsupported(f"no gradient: no real or complex numbers in {names}", span=program.span)
+        if self.name == "states_at" and not passes.gives_state(program):
+            program = derivation("step").apply(program)
         derived: Program = getattr(passes, self.name)(program, **{**self.arguments, **options})
         return derived
 
@@ -59,6 +61,11 @@ DERIVATIONS = (
         "mask",
         "the layer on sequences with padding, in any place",
         "t.valid says where tokens are. A padded position changes no state, and 0 comes out there.",
+    ),
+    Derivation(
+        "states_at",
+        "the layer on a piece of a sequence, with the states after some of its indices",
+        "t.at says after how many indices, along the axis t.stops; X.at holds the values of X that step gives there.",
     ),
     Derivation(
         "grad",

@@ -22,6 +22,7 @@ _HELP = """Print {meaning}.
 LAYER is as for `ssmc compile`. What is printed is a layer too: it can be saved as FILE.ssm and stand for LAYER in
 any command."""
 _BATCH = click.option("--batch", metavar="b", default="", help="Axes along which documents differ.")
+_EACH = click.option("--batch", metavar="b", default="", help="Axes along which t.at differs.")
 _ROWS = click.option("--batch", metavar="b", help="Axes along which padding differs, instead of the leading ones.")
 _WRT = click.option("--wrt", metavar="x,A", help="Inputs to differentiate for, instead of all.")
 
@@ -59,6 +60,7 @@ _OWN = {
         _parts,
     ),
     "pack": _Own((_BATCH,), _rows),
+    "states_at": _Own((_EACH,), _rows),
     "mask": _Own((_ROWS,), lambda batch: {"batch": _names(batch)}),
     "grad": _Own(
         (_WRT, click.option("--of", metavar="y", help="Outputs to differentiate, instead of all.")), _gradient

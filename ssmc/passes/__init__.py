@@ -14,6 +14,7 @@ from .ranges import MissingExtent
 from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving
 from .reverse import reverse
 from .rows import rows
+from .states_at import gives_state, states_at
 from .step import step
 from .tidy import tensors_read, tidied
 from .unshadow import unshadow

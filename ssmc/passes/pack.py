@@ -48,7 +48,7 @@ from ssmc.ir import (
     lower_bound,
 )
 
-from .local import Place, keeps_axis, sequence_of, zero
+from .local import Place, all_of, keeps_axis, sequence_of, zero
 from .ragged import Kind, Ragged
 from .tidy import tidied
 
@@ -64,7 +64,7 @@ def pack(program: Program, batch: Sequence[str] = ()) -> Program:
     time = sequence_of(program, "packed")
     lifted: frozenset[str] = frozenset()
     while True:
-        attempt = _Pack(program, time, tuple(batch), lifted)
+        attempt = Packing(program, time, tuple(batch), lifted)
         result = attempt.run()
         if attempt.missing <= lifted:
             return result
@@ -72,12 +72,15 @@ def pack(program: Program, batch: Sequence[str] = ()) -> Program:
 
 
 @dataclass
-class _Pack(Ragged):
+class Packing(Ragged):
+    """One attempt; see `Ragged`."""
+
     form = "packed"
+    axis = "docs"
 
     def run(self) -> Program:
         self.check()
-        time, docs = self.time, f"{self.time}.docs"
+        time, docs = self.time, self.docs
         ours = [f"{time}.{name}" for name in ("doc", "start", "end", "first", "last")] + [docs]
         if taken := [name for name in ours if name in self.names.taken]:
             raise self.refused(f"{taken[0]!r} is there already: it is packed")
@@ -113,15 +116,20 @@ class _Pack(Ragged):
 
     # ------------------------------------------------------------ where documents lie
 
+    @property
+    def docs(self) -> str:
+        """The axis of documents."""
+        return f"{self.time}.{self.axis}"
+
     def row_axes(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         axes = self.with_batch(axes)
         after = 1 + max((axes.index(axis) for axis in self.batch), default=-1)
-        return (*axes[:after], f"{self.time}.docs", *axes[after:])
+        return (*axes[:after], self.docs, *axes[after:])
 
     def document(self, place: Place) -> Expr:
         """The number of the document in question."""
         if place.own is None:
-            return Index(f"{self.time}.docs")
+            return Index(self.docs)
         return self.known(f"{self.time}.doc", place, Index(place.own))
 
     def first(self, place: Place) -> Linear:
@@ -134,6 +142,10 @@ class _Pack(Ragged):
             return self.symbol(self.known(f"{self.time}.end", place, self.document(place))) - 1
         return self.symbol(self.known(f"{self.time}.last", place, Index(place.own)))
 
+    def same(self, one: Place, other: Place) -> Expr | None:
+        """That two places are in the same document."""
+        return Op("eq", (self.document(one), self.document(other)))
+
     def position(self, axis: str, place: Place) -> Linear:
         return Linear(0, {Index(axis): 1}) - self.first(place)
 
@@ -144,7 +156,7 @@ class _Pack(Ragged):
 
     def row(self, read: Read, indices: tuple[Expr, ...], place: Place) -> Expr:
         found = dict(zip(self.tensors[read.tensor].axes, indices, strict=True))
-        found |= {**self.rows(place), f"{self.time}.docs": self.document(place)}
+        found |= {**self.rows(place), self.docs: self.document(place)}
         return replace(read, indices=tuple(found[axis] for axis in self.axes_of(read.tensor)))
 
     def token(self, read: Read, place: Place) -> Expr:
@@ -215,7 +227,6 @@ class _Pack(Ragged):
         """The element at one index of a document, as a sum over all tokens."""
         every = self.time if self.time not in place.bound else self.like(f"{self.time}.all")
         here = replace(place, own=every)
-        mine = Op("eq", (self.document(here), self.document(place)))
         indices: list[Expr] = list(read.indices)
         found: Expr | None = None
         for i, (axis, index) in enumerate(zip(self.tensors[read.tensor].axes, read.indices, strict=True)):
@@ -223,9 +234,10 @@ class _Pack(Ragged):
                 found = Op("eq", (Index(every), self.spelled(self._placed(index, here))))
                 indices[i] = Index(every)
         assert found is not None
+        condition = all_of(part for part in (self.same(here, place), found) if part is not None)
         value = self._element(replace(read, indices=tuple(indices)), here)
         kind = "any" if self.tensors[read.tensor].dtype is BOOL else "sum"
-        return Reduce(kind, (every,), Op("and", (mine, found)), value, read.span)
+        return Reduce(kind, (every,), condition, value, read.span)
 
     # ------------------------------------------------------------ folds
 

@@ -105,11 +105,7 @@ class Ragged(Local):
     def check(self) -> None:
         """Raise UserError for batch axes that are none, Unsupported for what has no such form."""
         program = self.program
-        bound = {axis for tensor in program.inputs for axis in tensor.axes} - self.alike
-        for axis in self.batch:
-            if axis not in bound:
-                expected = ", ".join(sorted(bound)) or "none"
-                raise UserError(f"{program.name}: {axis!r} is no batch axis", expected=expected)
+        self.check_batch()
         for custom in program.customs:
             why = f"the gradient block of {', '.join(map(repr, custom.outputs))} speaks of whole sequences"
             raise self.refused(why, custom.span)
@@ -122,6 +118,14 @@ class Ragged(Local):
             if isinstance(equation.expr, Apply) and self.kinds[equation.name] is not Kind.FREE:
                 what = f"the opaque function {equation.expr.function!r}"
                 raise self.refused(f"{equation.name!r} applies {what} to whole sequences", equation.span)
+
+    def check_batch(self) -> None:
+        """Raise UserError for batch axes that are none."""
+        bound = {axis for tensor in self.program.inputs for axis in tensor.axes} - self.alike
+        for axis in self.batch:
+            if axis not in bound:
+                expected = ", ".join(sorted(bound)) or "none"
+                raise UserError(f"{self.program.name}: {axis!r} is no batch axis", expected=expected)
 
     def _check_extents(self) -> None:
         program, used = self.program, axes_used(self.program)
