@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ssmc.ir import BOOL, INT, REAL, DType
 from ssmc.ir.loops import (
     Accumulate,
+    Add,
     Group,
     Kernel,
     LaneSum,
@@ -246,6 +247,9 @@ class GroupEmitter:
                 guards = [f"{self.names.get('i', a)} == 0" for a in once]
                 guard = f"if ({' && '.join(guards)}) " if guards else ""
                 self.out.line(f"{guard}{target} = {text};")
+            case Add(tensor=tensor, part=part, indices=indices, condition=condition, node=node):
+                target = x.element(tensor, part, [x.expr(i, section) for i in indices])
+                self.out.line(f"if ({x.expr(condition, section)}) {target} += {x.expr(node, section)};")
             case LaneSum(tensor=tensor, part=part, dims=dims, node=node):
                 place = "".join(f"[{self.names.get('i', a)}]" for a in dims)
                 self.out.line(f"shared->{self.sum_name(tensor, part)}[s]{place}[j] += {x.expr(node, section)};")

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from ssmc.ir import DType, Tensor
-from ssmc.ir.loops import LANE_GROUP, Kernel, LaneSum, Loops, Ring, Statement, Store, Variable, own_nodes
-from ssmc.ir.scalar import Node, walk_nodes
+from ssmc.ir.loops import LANE_GROUP, Kernel, LaneSum, Loops, Ring, Store, Variable, operands, own_nodes
+from ssmc.ir.scalar import walk_nodes
 
 from .c_expr import Expressions
 from .c_groups import GroupEmitter
@@ -185,7 +185,7 @@ class KernelEmitter:
             for group in groups:
                 found |= set(group.axes)
                 for statement in group.statements:
-                    found |= {str(n.name) for n in walk_nodes(_nodes(statement)) if n.kind == "size"}
+                    found |= {str(n.name) for n in walk_nodes(operands(statement)) if n.kind == "size"}
         return found
 
     def _sizes(self, axes: set[str]) -> None:
@@ -440,8 +440,3 @@ class KernelEmitter:
             out.line(f"if (unit && left >= {self.vector}) failed |= {head}, {lane}, {self.vector}, 1);")
             out.line(f"else if (unit) failed |= {head}, {lane}, left, 1);")
             out.line(f"else failed |= {head}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
-
-
-def _nodes(statement: Statement) -> tuple[Node, ...]:
-    """Everything a statement evaluates."""
-    return (*getattr(statement, "indices", ()), statement.node)

@@ -13,7 +13,20 @@ from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
-from ssmc.passes import SAVED, Plan, PlanOptions, Unbounded, inline, lift, lower, partial, plan, unshadow
+from ssmc.passes import (
+    SAVED,
+    Plan,
+    PlanOptions,
+    Unbounded,
+    inline,
+    lift,
+    lower,
+    partial,
+    plan,
+    tables,
+    unnest,
+    unshadow,
+)
 
 __all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
 
@@ -89,16 +102,19 @@ def stages(
         UserError: static parameters make an extent negative.
     """
     backend = target_named(target)
-    program = lift(unshadow(partial(inline(program), dict(sizes or {}))))
-    options = options or PlanOptions()
     held = _storage(program, storage)
+    stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
+    wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
+    narrow = [name for name, storage in stored.items() if storage != wide[name]]
+    program = lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes or {})))))
+    options = options or PlanOptions()
     known = dict(sizes or {})
     lanes = options.lanes or backend.lanes(held.values())
     planned, loops = _lowered(program, known, options, lanes, backend.vector_operations(held.values()))
     for axis, extent in planned.fixed.items():
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
-    arguments = _arguments(program, loops, held, outputs or {})
+    arguments = _arguments(program, loops, held, stored)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, text, symbol)
@@ -170,8 +186,7 @@ def _arguments(
     tensors = program.tensors()
     found = [Argument(t.name, t.axes, held[t.name], "input") for t in program.inputs]
     for name in program.outputs:
-        tensor = tensors[name]
-        found.append(Argument(name, tensor.axes, stored.get(name) or _output_storage(tensor, held), "output"))
+        found.append(Argument(name, tensors[name].axes, stored[name], "output"))
     for name in loops.workspaces:
         tensor = tensors[name]
         found.append(Argument(name, tensor.axes, state_storage(tensor.dtype, held), "workspace"))

@@ -38,7 +38,7 @@ class CompiledProgram:
         for a in self.stages.arguments:
             dtype = NUMPY[a.storage]
             if a.role == "input":
-                given = inputs[a.name]
+                given = np.asarray(inputs[a.name])
                 arrays.append(given if given.dtype == dtype else given.astype(dtype))
             else:
                 fill = np.nan if np.issubdtype(dtype, np.inexact) else 1

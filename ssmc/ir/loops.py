@@ -87,7 +87,31 @@ class LaneSum:
     node: Node
 
 
-Statement: TypeAlias = Let | Store | RingSet | Accumulate | LaneSum
+@dataclass(frozen=True)
+class Add:
+    """Add to an element of memory, at ``indices``, where ``condition`` holds."""
+
+    tensor: str
+    part: str
+    indices: tuple[Node, ...]
+    condition: Node
+    node: Node
+
+
+Statement: TypeAlias = Let | Store | RingSet | Accumulate | LaneSum | Add
+
+
+def operands(statement: Statement) -> tuple[Node, ...]:
+    """The nodes that a statement uses: where it writes, whether, and what."""
+    match statement:
+        case Let(node=node):
+            return (node,)
+        case Accumulate(node=node) | LaneSum(node=node):
+            return (node,)
+        case Store(indices=indices, node=node) | RingSet(indices=indices, node=node):
+            return (*indices, node)
+        case Add(indices=indices, condition=condition, node=node):
+            return (*indices, condition, node)
 
 
 @dataclass
@@ -181,9 +205,9 @@ class Kernel:
 
 def own_nodes(kernel: Kernel, section: str, statement: Statement) -> list[Node]:
     """The nodes that a statement evaluates itself: what variables hold is left out."""
-    start = statement.node.args if isinstance(statement, (Let, Accumulate)) else (statement.node,)
-    found = [statement.node] if isinstance(statement, (Let, Accumulate)) else []
-    stack, seen = [*start, *getattr(statement, "indices", ())], set()
+    assigned = isinstance(statement, (Let, Accumulate))
+    found = [statement.node] if assigned else []
+    stack, seen = list(statement.node.args if assigned else operands(statement)), set()
     while stack:
         node = stack.pop()
         if node.number in seen or kernel.holder(section, node) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .loops import Accumulate, Group, Kernel, LaneSum, Let, Loops, RingSet, Statement, Store, Variable
+from .loops import Accumulate, Add, Group, Kernel, LaneSum, Let, Loops, RingSet, Statement, Store, Variable
 from .scalar import Node
 
 _INFIX = {
@@ -64,6 +64,10 @@ class _Shown:
             case Store(tensor=tensor, indices=indices, node=node):
                 at = ", ".join(self.node(i, section) for i in indices)
                 return f"store {tensor}[{at}] = {self.node(node, section)}"
+            case Add(tensor=tensor, indices=indices, condition=condition, node=node):
+                at = ", ".join(self.node(i, section) for i in indices)
+                where = self.node(condition, section)
+                return f"where {where}: add to {tensor}[{at}] {self.node(node, section)}"
             case LaneSum(tensor=tensor, dims=dims, node=node):
                 return f"sum over lanes {tensor}[{', '.join(dims)}] += {self.node(node, section)}"
             case RingSet(tensor=tensor, lag=lag, node=node):

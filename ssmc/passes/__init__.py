@@ -16,7 +16,9 @@ from .reverse import reverse
 from .rows import rows
 from .states_at import gives_state, states_at
 from .step import step
+from .tables import tables
 from .tidy import tensors_read, tidied
+from .unnest import unnest
 from .unshadow import unshadow
 
 __all__ = [name for name in dir() if not name.startswith("_")]

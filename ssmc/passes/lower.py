@@ -12,8 +12,22 @@ import heapq
 from dataclasses import dataclass, field
 
 from ssmc.errors import InternalError, Unsupported
-from ssmc.ir import INT, OPERATIONS, REAL, Const, DType, Equation, Expr, Index, Op, Read, Size
-from ssmc.ir.loops import Accumulate, Group, Kernel, LaneSum, Let, Loops, Ring, RingSet, Statement, Store, Variable
+from ssmc.ir import BOOL, INT, OPERATIONS, REAL, Const, DType, Equation, Expr, Index, Op, Read, Size
+from ssmc.ir.loops import (
+    Accumulate,
+    Add,
+    Group,
+    Kernel,
+    LaneSum,
+    Let,
+    Loops,
+    Ring,
+    RingSet,
+    Statement,
+    Store,
+    Variable,
+    operands,
+)  # fmt: skip
 from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
 from ssmc.source import Span
 
@@ -22,6 +36,7 @@ from .plan import KernelPlan, Plan, planner_for
 from .ranges import Ranges, as_int
 from .recompute import CHUNK, SAVED, snapshot_of
 from .scalarise import Scalariser
+from .tables import table_of
 from .tile import tile
 
 # A value that does not vary along time is computed ahead when it takes at most so many numbers.
@@ -54,9 +69,14 @@ class _Item:
     node: Node
     axes: frozenset[str]
     lanes: bool
-    statement: Store | RingSet | LaneSum | None = None
+    statement: Store | RingSet | LaneSum | Add | None = None
     users: int = 0
     group: int = -1
+
+    @property
+    def uses(self) -> tuple[Node, ...]:
+        """The nodes that it is made of."""
+        return self.node.args if self.statement is None else operands(self.statement)
 
     @property
     def is_reduce(self) -> bool:
@@ -72,6 +92,10 @@ class _Item:
 class _Section:
     items: list[_Item] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+
+
+def _writes(item: _Item, tensor: str) -> bool:
+    return isinstance(item.statement, (Store, Add)) and item.statement.tensor == tensor
 
 
 class Unbounded(Unsupported):
@@ -101,7 +125,8 @@ class _KernelLowering:
         forced = [("rebuild", node) for node in self._array_values(self.ahead)]
         forced += [("step", node) for node in self._array_values(self.make)]
         for item in sorted(roots, key=lambda r: _SECTIONS.index(r.section)):
-            self._demand(item.node, item.section, item.axes, item.lanes)
+            for node in item.uses:
+                self._demand(node, item.section, item.axes, item.lanes)
             if isinstance(item.statement, RingSet) and item.statement.lag == 0:
                 self._keep(item.section, item.node)
         for section, node in forced:
@@ -138,10 +163,10 @@ class _KernelLowering:
         found: dict[str, None] = {}
         for groups in sections:
             for statement in (s for g in groups for s in g.statements):
-                for node in walk_nodes((*getattr(statement, "indices", ()), statement.node)):
+                for node in walk_nodes(operands(statement)):
                     if node.kind == "load":
                         found[node.name[0]] = None
-                if isinstance(statement, Store):
+                if isinstance(statement, (Store, Add)):
                     found[statement.tensor] = None
         return tuple(found)
 
@@ -156,6 +181,9 @@ class _KernelLowering:
                 continue
             if name in self.kernel.snapshots:
                 found += self._snapshot(equation)
+                continue
+            if name in self.kernel.tables:
+                found += self._table(equation)
                 continue
             make = self.ahead if name in self.kernel.rebuilt else self.make
             value = make.value(name)
@@ -196,6 +224,27 @@ class _KernelLowering:
             for part, node in zip(part_names(equation.dtype), values, strict=True)
         ]
 
+    def _table(self, equation: Equation) -> list[_Item]:
+        """The zeros that a table starts as, and what each step adds to it."""
+        table, g = table_of(self.plan.program, equation), self.graph
+        assert table is not None and table.condition is not None
+        own = tuple(a for a in equation.axes if a not in table.places)
+        places = tuple(self.make.real(table.places.get(a, Index(a)), INT) for a in equation.axes)
+        condition = self.make.real(table.condition, BOOL)
+        zero = g.convert(g.const(0, INT), INT if equation.dtype is INT else REAL)
+        first = "before" if table.time else "step"
+        found = []
+        for part, node in zip(
+            part_names(equation.dtype), parts(self.make.cast(table.body, equation.dtype)), strict=True
+        ):
+            store = Store(equation.name, part, tuple(map(g.index, equation.axes)), zero)
+            add = Add(equation.name, part, places, condition, node)
+            found += [
+                self._root(first, zero, equation.axes, store),
+                self._root("step", node, (*own, *table.bound), add),
+            ]
+        return found
+
     def _once(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """Axes of the grid along which a tensor does not vary."""
         grid = [*self.kernel.parallel, *([self.kernel.lane] if self.kernel.lane else [])]
@@ -220,7 +269,9 @@ class _KernelLowering:
             return "step"
         return "after"
 
-    def _root(self, section: str, node: Node, axes: tuple[str, ...], statement: Store | RingSet | LaneSum) -> _Item:
+    def _root(
+        self, section: str, node: Node, axes: tuple[str, ...], statement: Store | RingSet | LaneSum | Add
+    ) -> _Item:
         nest = frozenset(axes) & self.inner
         lanes = self.kernel.lane in axes or self.kernel.lane in node.axes
         return _Item(section, node, nest, lanes, statement)
@@ -344,6 +395,8 @@ class _KernelLowering:
             return
         item = _Item(section, node, node.axes & self.inner, self.kernel.lane in node.axes, users=1)
         crosses = section != context or item.axes != axes or item.lanes != lanes
+        if section == context and any(self.ranges.varies(a) for a in item.axes):
+            crosses = False  # there would be no end of numbers to keep: computed again at every point
         if node.kind == "reduce" or crosses or self._is_long(node):
             item.users += 1
         self.items[key] = item
@@ -384,7 +437,8 @@ class _KernelLowering:
         place = self.sections[section]
         defined = self._in_order([i for (s, _), i in self.items.items() if s == section and i.users > 1])
         writes = sorted(roots, key=lambda r: isinstance(r.statement, RingSet))
-        for item in [*defined, *writes]:
+        zeros = [r for r in writes if isinstance(r.statement, Store) and r.statement.tensor in self.kernel.tables]
+        for item in [*zeros, *defined, *(r for r in writes if r not in zeros)]:
             first = self._earliest(item)
             item.group = self._join(place, item, first)
             place.items.append(item)
@@ -413,11 +467,13 @@ class _KernelLowering:
     def _earliest(self, item: _Item) -> int:
         """The first group in which everything that the item uses is known."""
         first = 0
-        start = (item.node,) if item.statement is not None else item.node.args
-        for used, elsewhere in self._uses(item.section, start):
+        for used, elsewhere in self._uses(item.section, item.uses):
             same = used.nest == item.nest and not used.is_reduce and not elsewhere and not self._is_long(used.node)
             first = max(first, used.group if same else used.group + 1)
         write = item.statement
+        if isinstance(write, Add):
+            zeros = [i for i in self.sections[item.section].items if _writes(i, write.tensor)]
+            first = max([first, *(i.group + 1 for i in zeros if isinstance(i.statement, Store))])
         if isinstance(write, RingSet) and write.lag == 0 and self.slots[write.tensor] == 1:
             for reader in self.sections[item.section].items:
                 here = self._reads_ring(reader, write.tensor)
@@ -451,8 +507,8 @@ class _KernelLowering:
 
     def _reads_ring(self, item: _Item, tensor: str) -> bool | None:
         """None if the item does not read the ring; else whether it reads it only at its own point."""
-        start = (item.node,) if item.statement is not None else item.node.args
-        seen, stack, here = set(), list(start), None
+        seen: set[int] = set()
+        stack, here = list(item.uses), None
         while stack:
             node = stack.pop()
             if node.number in seen:
@@ -494,9 +550,7 @@ class _KernelLowering:
         later: set[tuple[str, int]] = set()
         for section, place in self.sections.items():
             for item in place.items:
-                start = (item.node,) if item.statement is not None else item.node.args
-                indices = getattr(item.statement, "indices", ())
-                for used, elsewhere in self._all_uses(section, (*start, *indices)):
+                for used, elsewhere in self._all_uses(section, item.uses):
                     other = used.section != section or used.group != item.group or used.is_reduce
                     if other or elsewhere:
                         crossing.add((used.section, used.node.number))

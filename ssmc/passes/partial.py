@@ -40,6 +40,7 @@ from ssmc.ir import (
 from ssmc.ir.loops import LANE_GROUP
 
 from .recompute import SAVED, entry_of
+from .tables import table_of
 
 MOST_CARRIED = 512  # numbers per channel that a sum over time may carry
 
@@ -62,6 +63,9 @@ class _Parts:
 
     def run(self) -> Program:
         for equation in self.program.equations:
+            if table_of(self.program, equation):
+                self.equations.append(equation)
+                continue
             expr = rewrite(equation.expr, lambda e, equation=equation: self._split(equation, e))  # type: ignore[misc]
             self.equations.append(replace(equation, expr=expr))
         return replace(self.program, axes=(*self.program.axes, *self.axes), equations=tuple(self.equations))

@@ -37,6 +37,7 @@ from ssmc.ir import (
 from .partial import group_sum
 from .ranges import Ranges
 from .recompute import CHUNK, entry_of, snapshot_of
+from .tables import table_of
 
 _CHEAP_FLOPS = 8
 
@@ -61,7 +62,7 @@ class KernelPlan:
 
     ``rebuilt`` are recurrences that run upwards through each chunk of time before the kernel runs
     backwards through it (see ``recompute``), ``snapshots`` what is written at the start of each chunk,
-    ``sums`` folds over groups of lanes (see ``partial``)."""
+    ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``)."""
 
     name: str
     equations: tuple[str, ...]
@@ -77,6 +78,7 @@ class KernelPlan:
     rebuilt: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
     @property
     def chunk(self) -> int:
@@ -94,6 +96,8 @@ class KernelPlan:
             ("carries", ", ".join(f"{n} × {k}" for n, k in self.carried.items()) or "–"),
             ("stores", ", ".join(self.stored)),
         ]
+        if self.tables:
+            rows.append(("adds up", f"{', '.join(self.tables)}, in the order of time"))
         if self.rebuilt:
             rows.insert(3, ("rebuilds", f"{', '.join(self.rebuilt)}, {CHUNK} steps at a time"))
         return "\n".join([f"kernel {self.name}", *(f"  {key:<12} {text}" for key, text in rows)])
@@ -183,9 +187,12 @@ def _free(program: Program, kernels: tuple[KernelPlan, ...]) -> set[str]:
     grids = {a for k in kernels for a in (*k.parallel, k.lane)} | {
         found[1] for e in program.equations if (found := group_sum(e)) is not None
     }
+    tables = [table for e in program.equations if (table := table_of(program, e)) is not None]
+    grids |= {a for table in tables for a in (*table.places, *table.bound)}
     held = {
-        a for k in kernels for e in k.equations if e not in k.sums for a in program.equation(e).axes if a in k.inner
-    }
+        a for k in kernels for e in k.equations if e not in (*k.sums, *k.tables)
+        for a in program.equation(e).axes if a in k.inner
+    }  # fmt: skip
     return {a for k in kernels for a in k.inner if a in grids} - held
 
 
@@ -203,6 +210,7 @@ class _Planner:
         self.tensors = program.tensors()
         self.produced = {e.name: e for e in program.equations}
         self.sums = {e.name: found for e in program.equations if (found := group_sum(e)) is not None}
+        self.tables = {e.name: table for e in program.equations if (table := table_of(program, e)) is not None}
         self.snapshots = {e.name: shot for e in program.equations if (shot := snapshot_of(program, e)) is not None}
         self.rebuildable: set[str] = set()
         self.extensions: dict[str, list[Expr]] = {}
@@ -394,7 +402,7 @@ class _Planner:
                     continue
                 group = groups[home[read.tensor]]
                 axes = [a for a in self.tensors[read.tensor].axes if a in self.program.sequence_axes]
-                if not axes or any(a in equation.axes for a in axes):
+                if not axes or any(a in self.axes_of(equation) for a in axes):
                     return None
                 if not self._is_snapshot(equation, group) and any(
                     self.is_final(read, a, group.reverse) is None for a in axes
@@ -412,16 +420,25 @@ class _Planner:
         merged = self._turned(group, unit)
         if merged is None or not self._lags_fit(merged):
             return None
-        if any(r.tensor in self.sums and r.tensor in group.names for e in unit.equations for r in self.all_reads(e)):
+        whole = group.names & (self.sums.keys() | self.tables.keys())
+        if any(r.tensor in whole for e in unit.equations for r in self.all_reads(e)):
             return None  # such a sum is complete only when its kernel is done
+        if self._fills_outside_time(merged):
+            return None
         before, alone, after = self.parallel(group), self.parallel(unit), self.parallel(merged)
         time = {merged.time} if merged.recurrent else set()
         within = self._folded(merged) if merged.rebuilt else set()
-        if not set(alone) - time - within <= set(after) or (within and not set(after) - time):
+        followed = self._followed(group, unit) - set(before)
+        if not set(alone) - time - within - followed <= set(after) or (within and not set(after) - time):
             return None
         if not set(before) - time - self._folds_of(group, unit, merged) <= set(after):
             return None
         return None if any(self._repeats(e, after, time) for e in merged.equations) else merged
+
+    def _fills_outside_time(self, unit: _Unit) -> bool:
+        """Whether a table that is filled once would be filled in every step."""
+        timed = any(a in self.program.sequence_axes for e in unit.equations for a in self.axes_of(e))
+        return timed and any(self.tables[n].time is None for n in unit.names & self.tables.keys())
 
     def _turned(self, group: _Unit, unit: _Unit) -> _Unit | None:
         """Both together, running the way of their recurrences; where those oppose each other, the ones that
@@ -444,13 +461,20 @@ class _Planner:
     def folded(self, equation: Equation) -> set[str]:
         """Axes that an equation folds at one point of a kernel: not the lanes of a sum over groups of them."""
         found = self.sums.get(equation.name)
-        return folded_axes(found[2]) if found else folded_axes(equation.expr)
+        folds = folded_axes(found[2]) if found else folded_axes(equation.expr)
+        table = self.tables.get(equation.name)
+        return folds - {table.time} if table else folds
 
     def axes_of(self, equation: Equation) -> tuple[str, ...]:
-        """The axes along which a kernel computes an equation: a sum over groups of lanes along the lanes."""
+        """The axes along which a kernel computes an equation: a sum over groups of lanes along the lanes, a table
+        along what it is filled from."""
         if equation.name in self.sums:
             lane, group, _ = self.sums[equation.name]
             return tuple(lane if a == group else a for a in equation.axes)
+        if equation.name in self.tables:
+            table = self.tables[equation.name]
+            own = tuple(a for a in equation.axes if a not in table.places)
+            return (table.time, *own) if table.time else own
         if equation.name in self.snapshots:
             return tuple(a for a in equation.axes if a != self.snapshots[equation.name][1])
         return equation.axes
@@ -464,6 +488,15 @@ class _Planner:
             for node in walk(equation.expr):
                 if isinstance(node, Reduce) and any(r.tensor in group.names for r in reads(node.body)):
                     found |= set(node.axes)
+        return found
+
+    def _followed(self, group: _Unit, unit: _Unit) -> set[str]:
+        """Axes of what the unit reads of the group's recurrences at every step: of states, which are large."""
+        found: set[str] = set()
+        for equation in unit.equations:
+            for read in self.all_reads(equation):
+                if read.tensor in group.recurring and group.time in self.axes_of(equation):
+                    found |= set(self.tensors[read.tensor].axes)
         return found
 
     def _repeats(self, equation: Equation, parallel: tuple[str, ...], time: set[str | None]) -> bool:
@@ -484,7 +517,7 @@ class _Planner:
                 for axis in self.tensors[read.tensor].axes:
                     if axis not in self.program.sequence_axes:
                         continue
-                    if axis not in equation.axes:
+                    if axis not in self.axes_of(equation):
                         if self._is_snapshot(equation, merged) or self.is_final(read, axis, merged.reverse):
                             continue
                         return False
@@ -505,6 +538,8 @@ class _Planner:
         bad: set[str] = {unit.time} if unit.recurrent and unit.time else set()
         for equation in unit.equations:
             bad |= self.folded(equation)
+            if equation.name in self.tables:
+                bad.add(str(self.tables[equation.name].time))
             for read in self.all_reads(equation):
                 if read.tensor not in unit.names or self.is_cheap(read.tensor):
                     continue
@@ -524,19 +559,22 @@ class _Planner:
         aside = {*finals, *snapshots}
         main = replace(group, equations=[e for e in group.equations if e.name not in aside] or group.equations)
         parallel = self.parallel(main)
-        time = group.time or next((a for e in main.equations for a in e.axes if a in self.program.sequence_axes), None)
+        known = (a for e in main.equations for a in self.axes_of(e) if a in self.program.sequence_axes)
+        time = group.time or next(known, None)
         stored = tuple(e.name for e in group.equations if e.name in crossing or e.name in self.program.outputs)
         sums = tuple(e.name for e in group.equations if e.name in self.sums)
+        tables = {e.name: self.tables[e.name] for e in group.equations if e.name in self.tables}
         grid = tuple(a for a in parallel if a != time)
         inner = dict.fromkeys(
-            a for e in group.equations for a in (*self.axes_of(e), *sorted(self.folded(e)))
-            if a not in grid and a != time
+            a for e in group.equations for a in (*self.axes_of(e), *sorted(self.folded(e)), *e.axes)
+            if a not in grid and a != time and (e.name in tables or a in self.axes_of(e) or a in self.folded(e))
         )  # fmt: skip
+        ordered = group.recurrent or any(table.time for table in tables.values())
         lane = self.sums[sums[0]][0] if sums else self._lane(main, grid, stored, time)
         return KernelPlan(
             f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
-            group.reverse, group.recurrent, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots,
-            sums,
+            group.reverse, ordered, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots, sums,
+            tuple(tables),
         )  # fmt: skip
 
     def _carried(self, group: _Unit) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -552,12 +590,15 @@ class _Planner:
                 for axis in self.tensors[read.tensor].axes:
                     if axis not in self.program.sequence_axes:
                         continue
-                    lag = self.lag(read, axis) if axis in equation.axes else None
+                    lag = self.lag(read, axis) if axis in self.axes_of(equation) else None
                     if lag is not None and lag != (0, 0) and not self.is_cheap(read.tensor):
                         if read.tensor not in group.rebuilt:
                             group.time, group.reverse = axis, lag[0] < 0
                         carried[read.tensor] = max(carried.get(read.tensor, 0), -lag[0], lag[1])
-                    if axis not in equation.axes and (depth := self.is_final(read, axis, group.reverse)) is not None:
+                    if (
+                        axis not in self.axes_of(equation)
+                        and (depth := self.is_final(read, axis, group.reverse)) is not None
+                    ):
                         group.time = axis
                         carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
                         finals.append(equation.name)
@@ -567,8 +608,7 @@ class _Planner:
         """The axis to vectorise: the last one of what is stored, time aside, if it is parallel."""
         votes: dict[str, int] = {}
         for equation in unit.equations:
-            axes = [a for a in equation.axes if a != time]
-            if axes and equation.name in stored:
+            axes = [a for a in self.axes_of(equation) if a != time]
+            if axes and equation.name in stored and axes[-1] in grid:
                 votes[axes[-1]] = votes.get(axes[-1], 0) + len(equation.axes)
-        best = max(votes, key=lambda a: votes[a], default=None)
-        return best if best in grid else None
+        return max(votes, key=lambda a: votes[a], default=None)

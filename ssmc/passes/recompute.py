@@ -13,6 +13,7 @@ whole: rebuilt from rounded values they might come out differently.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,8 @@ from ssmc.ir import (
     walk,
 )
 
+from .tidy import reads_of, tidied
+
 CHUNK = 32
 SAVED = ".saved"
 
@@ -44,12 +47,15 @@ SAVED = ".saved"
 @dataclass(frozen=True)
 class Kept:
     """What is kept of one tensor: its last ``depth`` values before each chunk of ``time``; all of it where
-    ``depth`` is 0."""
+    ``depth`` is 0. ``made_by`` are the equations that it follows from, with their ``axes_used``: the layer may
+    lack some that only its gradient names."""
 
     tensor: Tensor
     time: str
     depth: int
     last: str | None
+    made_by: tuple[Equation, ...] = ()
+    axes_used: tuple[Axis, ...] = ()
 
     @property
     def name(self) -> str:
@@ -80,22 +86,53 @@ class Kept:
 
 
 def kept_values(program: Program) -> tuple[Kept, ...]:
-    """What a backward pass ``program`` should be given, so that it need not run through all of time again."""
+    """What the gradient ``program`` should be given, so that it need not run through all of time again: of values
+    that the forward pass has too."""
     found: list[Kept] = []
-    last = _channels(program)
+    last, forward = _channels(program), _forward(program)
     for loop in dependence(program).recurrences:
         names = set(loop.equations())
-        depths = _depths(program, names, loop.axis) if loop.direction > 0 and len(names) == len(loop.body) else None
+        upwards = loop.direction > 0 and len(names) == len(loop.body) and names <= forward
+        depths = _depths(program, names, loop.axis) if upwards else None
         if depths and max(depths.values()) <= CHUNK:
             tensors = program.tensors()
             found += [Kept(tensors[name], loop.axis, depth, last) for name, depth in depths.items()]
-    return (*found, *(Kept(e.tensor, "", 0, last) for e in program.equations if _is_discrete(program, e)))
+    discrete = [e for e in program.equations if e.name in forward and _is_discrete(program, e)]
+    found += [Kept(e.tensor, "", 0, last) for e in discrete]
+    return tuple(_with_definition(program, item) for item in found)
+
+
+def _forward(program: Program) -> set[str]:
+    """Equations of a gradient that do not depend on the adjoints that come in: the last that got a prefix."""
+    numbers = {t.name: int(m[1] or 1) for t in program.inputs if (m := re.match(r"d(\d*)\.", t.name))}
+    late = {name for name, number in numbers.items() if number == max(numbers.values())}
+    uses = {e.name: _reads(program, e) for e in program.equations}
+    changed = True
+    while changed:
+        more = {name for name, read in uses.items() if name not in late and read & late}
+        late |= more
+        changed = bool(more)
+    return uses.keys() - late
+
+
+def _reads(program: Program, equation: Equation) -> set[str]:
+    """What an equation reads, extensions of that included."""
+    read = set(reads_of(equation.expr))
+    return read.union(*(reads_of(x.expr) for x in program.extensions if x.tensor in read))
+
+
+def _with_definition(program: Program, kept: Kept) -> Kept:
+    """Together with the equations that the value follows from."""
+    needed = tidied(replace(program, outputs=(kept.tensor.name,)))
+    return replace(kept, made_by=needed.equations, axes_used=needed.axes)
 
 
 def saving(program: Program, kept: Iterable[Kept]) -> Program:
     """The forward pass that also returns what is kept."""
     kept = tuple(kept)
-    equations = []
+    known = set(program.tensors())
+    missing = [item for item in kept if item.tensor.name not in known]
+    equations = list({e.name: e for item in missing for e in item.made_by if e.name not in known}.values())
     for item in kept:
         if not item.depth:
             indices: tuple[Expr, ...] = tuple(Index(axis) for axis in item.tensor.axes)
@@ -108,7 +145,7 @@ def saving(program: Program, kept: Iterable[Kept]) -> Program:
         equations.append(Equation(item.name, item.axes, item.tensor.dtype, Read(item.tensor.name, indices)))
     return replace(
         program,
-        axes=_with_axes(program, kept),
+        axes=_with_axes(program, kept, [axis for item in missing for axis in item.axes_used]),
         equations=program.equations + tuple(equations),
         outputs=program.outputs + tuple(item.name for item in kept),
     )
@@ -240,7 +277,8 @@ def _lag_of(index: Expr, time: str) -> int:
     return 0
 
 
-def _with_axes(program: Program, kept: Iterable[Kept]) -> tuple[Axis, ...]:
+def _with_axes(program: Program, kept: Iterable[Kept], further: Iterable[Axis] = ()) -> tuple[Axis, ...]:
     known = {axis.name for axis in program.axes}
-    new = {axis.name: axis for item in kept for axis in item.extents() if axis.name not in known}
+    wanted = [*further, *(axis for item in kept for axis in item.extents())]
+    new = {axis.name: axis for axis in wanted if axis.name not in known}
     return program.axes + tuple(new.values())

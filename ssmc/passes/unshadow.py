@@ -3,7 +3,7 @@
     y = x / sum[t](x)   =   y = x / sum[t.all](x[t=t.all]),  #t.all = #t
 
 Afterwards the index of a sequence axis is the present step wherever it occurs, which is what loops over
-time assume. A softmax keeps its axis and is left alone.
+time assume. A softmax keeps its axis and is left alone, and so is a table, which is filled step by step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ssmc.ir import REDUCTIONS, Axis, Expr, Index, Program, Reduce, Size, rewrite, substitute
+
+from .tables import table_of
 
 
 def unshadow(program: Program) -> Program:
@@ -30,6 +32,6 @@ def unshadow(program: Program) -> Program:
         axes = tuple(names.get(a, a) for a in node.axes)
         return replace(node, axes=axes, condition=condition, body=substitute(node.body, moved))
 
-    equations = tuple(replace(e, expr=rewrite(e.expr, rule)) for e in program.equations)
+    equations = tuple(e if table_of(program, e) else replace(e, expr=rewrite(e.expr, rule)) for e in program.equations)
     axes = tuple(Axis(f"{a}.all", Size(a)) for a in program.sequence_axes if a in used)
     return replace(program, equations=equations, axes=(*program.axes, *axes)) if axes else program
