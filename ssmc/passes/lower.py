@@ -56,9 +56,21 @@ def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: froz
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)
         ahead = Scalariser(plan.program, kernel, ranges, is_cheap, scalariser.graph, ahead=True)
-        lowered = _KernelLowering(plan, kernel, ranges, scalariser, ahead).run(lanes)
+        lowered = _lowered(plan, kernel, ranges, (scalariser, ahead), lanes)
         kernels.append(tile(lowered, plan.fixed, plan.options, vector_operations))
     return Loops(plan.program, tuple(kernels), plan.workspaces, plan.fixed)
+
+
+def _lowered(
+    plan: Plan, kernel: KernelPlan, ranges: Ranges, makers: tuple[Scalariser, Scalariser], lanes: int
+) -> Kernel:
+    """One kernel, where what there is no room to keep is computed again by each that uses it."""
+    again: set[tuple[str, int]] = set()
+    while True:
+        try:
+            return _KernelLowering(plan, kernel, ranges, *makers, frozenset(again)).run(lanes)
+        except _NoRoom as value:
+            again.add(value.key)
 
 
 @dataclass
@@ -106,10 +118,20 @@ class Unbounded(Unsupported):
         super().__init__(f"{what}, which has no strategy on this target yet", span=span)
 
 
+class _NoRoom(Exception):
+    """A value that could be computed again would be kept for every index of an axis that is not compiled in."""
+
+    def __init__(self, key: tuple[str, int]) -> None:
+        self.key = key
+        super().__init__(key)
+
+
 class _KernelLowering:
     def __init__(
-        self, plan: Plan, kernel: KernelPlan, ranges: Ranges, scalariser: Scalariser, ahead: Scalariser
-    ) -> None:
+        self, plan: Plan, kernel: KernelPlan, ranges: Ranges, scalariser: Scalariser, ahead: Scalariser,
+        again: frozenset[tuple[str, int]],
+    ) -> None:  # fmt: skip
+        self.again = again
         self.plan, self.kernel, self.ranges, self.make, self.ahead = plan, kernel, ranges, scalariser, ahead
         self.graph = scalariser.graph
         self.inner = frozenset(kernel.inner)
@@ -395,8 +417,6 @@ class _KernelLowering:
             return
         item = _Item(section, node, node.axes & self.inner, self.kernel.lane in node.axes, users=1)
         crosses = section != context or item.axes != axes or item.lanes != lanes
-        if section == context and any(self.ranges.varies(a) for a in item.axes):
-            crosses = False  # there would be no end of numbers to keep: computed again at every point
         if node.kind == "reduce" or crosses or self._is_long(node):
             item.users += 1
         self.items[key] = item
@@ -428,14 +448,14 @@ class _KernelLowering:
 
     def _is_item(self, section: str, node: Node) -> bool:
         item = self.items.get((section, node.number))
-        return item is not None and item.users > 1
+        return item is not None and item.users > 1 and (section, node.number) not in self.again
 
     # ------------------------------------------------------------ groups
 
     def _arrange(self, section: str, roots: list[_Item]) -> None:
         """Put the statements of one section into loop nests, in an order that respects every use."""
         place = self.sections[section]
-        defined = self._in_order([i for (s, _), i in self.items.items() if s == section and i.users > 1])
+        defined = self._in_order([i for (s, _), i in self.items.items() if s == section and self._is_item(s, i.node)])
         writes = sorted(roots, key=lambda r: isinstance(r.statement, RingSet))
         zeros = [r for r in writes if isinstance(r.statement, Store) and r.statement.tensor in self.kernel.tables]
         for item in [*zeros, *defined, *(r for r in writes if r not in zeros)]:
@@ -557,9 +577,11 @@ class _KernelLowering:
                     if used.section == "rebuild" and section != "rebuild":
                         later.add((used.section, used.node.number))
         for key, item in self.items.items():
-            if item.users > 1:
+            if self._is_item(item.section, item.node):
                 local = key not in crossing and not item.is_reduce and key not in forced
                 dims = () if local else tuple(a for a in self.kernel.inner if a in item.axes)
+                if not item.is_reduce and key not in forced and any(self.ranges.varies(a) for a in dims):
+                    raise _NoRoom(key)
                 self._bounded(dims)
                 name = self._variable_name(item.node)
                 self.variables[key] = Variable(name, item.node.type, dims, item.lanes, local, key in later)
