@@ -2,7 +2,7 @@
 
 ``PARTIALS[op](args, value)`` gives, for each argument, the partial derivative of ``value = op(*args)``, or None
 where it is zero everywhere (whole numbers, comparisons, steps). Where a derivative does not exist, one side is
-taken: of `min` and `max` of equal numbers the first argument, of `abs` at 0 the value 0.
+taken: of `min` and `max` of equal numbers the first argument, of `abs` and `arctan2` at 0 the value 0.
 """
 
 from __future__ import annotations
@@ -11,79 +11,25 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ssmc.ir import BOOL, OPERATIONS, REAL, Const, Expr, Op, Where
+from ssmc.ir import OPERATIONS, Const, Expr, Where
+
+from .algebra import ONE, ZERO, add, call, div, is_number, mul, neg, number, sub, whole
 
 Partials: TypeAlias = Callable[[tuple[Expr, ...], Expr], tuple[Expr | None, ...]]
 
 
-def number(value: float) -> Const:
-    return Const(float(value), REAL)
-
-
-ZERO, ONE = number(0), number(1)
-
-
-def is_number(expr: Expr, value: float) -> bool:
-    return isinstance(expr, Const) and expr.dtype is not BOOL and expr.value == value
-
-
-def add(a: Expr, b: Expr) -> Expr:
-    if is_number(a, 0):
-        return b
-    if is_number(b, 0):
-        return a
-    if isinstance(b, Op) and b.op == "neg":
-        return Op("sub", (a, b.args[0]))
-    return Op("add", (a, b))
-
-
-def neg(a: Expr) -> Expr:
-    if isinstance(a, Op) and a.op == "neg":
-        return a.args[0]
-    if isinstance(a, Const) and a.dtype is not BOOL:
-        return Const(-a.value, a.dtype)
-    return Op("neg", (a,))
-
-
-def sub(a: Expr, b: Expr) -> Expr:
-    if is_number(b, 0):
-        return a
-    return neg(b) if is_number(a, 0) else Op("sub", (a, b))
-
-
-def mul(a: Expr, b: Expr) -> Expr:
-    """a · b without factors of 1; a sign goes outwards. Nothing times 0 is dropped: the zero may be a limit."""
-    if is_number(a, 1):
-        return b
-    if is_number(b, 1):
-        return a
-    if isinstance(a, Op) and a.op == "neg":
-        return neg(mul(a.args[0], b))
-    if isinstance(b, Op) and b.op == "neg":
-        return neg(mul(a, b.args[0]))
-    if is_number(a, -1):
-        return neg(b)
-    return neg(a) if is_number(b, -1) else Op("mul", (a, b))
-
-
-def div(a: Expr, b: Expr) -> Expr:
-    return a if is_number(b, 1) else Op("div", (a, b))
-
-
-def call(op: str, *args: Expr) -> Expr:
-    return Op(op, args)
-
-
 def _pow(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
+    """x^0 is 1 everywhere, and so is flat, at 0 too."""
     base, exponent = args
     if isinstance(exponent, Const):
+        if is_number(exponent, 0):
+            return None, None
         less = Const(exponent.value - 1, exponent.dtype)
-        if is_number(exponent, 1):
-            return ONE, None
-        power = base if is_number(less, 1) else call("pow", base, less)
+        power = ONE if is_number(less, 0) else base if is_number(less, 1) else call("pow", base, less)
         return mul(exponent, power), None
-    first = mul(exponent, call("pow", base, sub(exponent, ONE)))
-    return first, Where(call("ne", base, ZERO), mul(value, call("log", base)), ZERO)
+    less_by_one = sub(exponent, whole(1))
+    slope = Where(call("ne", exponent, whole(0)), mul(exponent, call("pow", base, less_by_one)), ZERO)
+    return slope, Where(call("ne", base, ZERO), mul(value, call("log", base)), ZERO)
 
 
 def _gelu(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
@@ -105,7 +51,8 @@ def _gelu_tanh(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
 def _arctan2(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
     a, b = args
     square = add(mul(a, a), mul(b, b))
-    return div(b, square), neg(div(a, square))
+    somewhere = call("gt", square, ZERO)
+    return Where(somewhere, div(b, square), ZERO), Where(somewhere, neg(div(a, square)), ZERO)
 
 
 def _silu(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
@@ -117,9 +64,9 @@ def _unary(slope: Callable[[Expr, Expr], Expr]) -> Partials:
     return lambda args, value: (slope(args[0], value),)
 
 
-def _choose(op: str) -> Partials:
+def _choose(comparison: str) -> Partials:
     def partials(args: tuple[Expr, ...], value: Expr) -> tuple[Expr | None, ...]:
-        first = call(op, *args)
+        first = call(comparison, *args)
         return Where(first, ONE, ZERO), Where(first, ZERO, ONE)
 
     return partials
@@ -171,6 +118,18 @@ PARTIALS: dict[str, Partials] = {
 # Operations that take complex numbers apart or put them together: see ``adjoint`` and ``tangent``.
 APART = frozenset({"re", "im", "conj", "complex", "abs"})
 
+# Operations that return one of their arguments: the first where this comparison of the two holds.
+CHOICES = {"minimum": "le", "maximum": "ge"}
+
+# Operations whose value and slope are finite wherever their arguments are finite and of moderate size.
+TAME = frozenset({
+    "add", "sub", "mul", "neg", "minimum", "maximum", "real", "sigmoid", "silu", "softplus", "tanh", "erf", "gelu",
+    "gelu_tanh", "relu", "sign", "abs", "sin", "cos", "arctan", "complex", "re", "im", "conj",
+    "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "floor", "ceil", "round", "int", "floordiv", "mod",
+    "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right",
+})  # fmt: skip
+
 __all__ = [
-    "APART", "ONE", "PARTIALS", "ZERO", "Partials", "add", "call", "div", "is_number", "mul", "neg", "number", "sub",
+    "APART", "CHOICES", "ONE", "PARTIALS", "TAME", "ZERO", "Partials", "add", "call", "div", "is_number", "mul",
+    "neg", "number", "sub",
 ]  # fmt: skip

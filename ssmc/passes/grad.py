@@ -18,22 +18,17 @@ from dataclasses import dataclass, field, replace
 
 from ssmc.errors import UserError
 from ssmc.ir import (
-    BOOL,
     COMPLEX,
-    INT,
     REAL,
     Apply,
-    Axis,
     Const,
     CustomGradient,
     Equation,
     Expr,
     Index,
-    Op,
     Program,
     Read,
     Reduce,
-    Size,
     Tensor,
     Where,
     dependence,
@@ -43,9 +38,11 @@ from ssmc.ir import (
 )
 
 from .adjoint import Adjoints, Share
-from .derivatives import add, call, mul
+from .affine import Indices
+from .algebra import call, factors, guarded, mul, product, together, total
 from .flatten import Names, flatten
-from .scatter import Scatter, Solution
+from .scatter import Scatter, Solution, Term
+from .simplify import simplified
 from .tidy import reads_of, tidied
 
 
@@ -104,50 +101,45 @@ def chosen(program: Program, what: str, names: Sequence[str] | None, able: tuple
 
 @dataclass
 class _Grad:
+    """The gradient of a flat ``program``. ``received`` gathers what each tensor receives from those that read it."""
+
     program: Program
     prefix: str
     wrt: tuple[str, ...]
     of: tuple[str, ...]
-    received: dict[str, list[Expr]] = field(default_factory=dict)
+    received: dict[str, list[Term]] = field(default_factory=dict)
 
     def run(self) -> Program:
         p = self.program
-        self.names = Names.of(p)
+        self.names, indices = Names.of(p), Indices.of(p)
         self.tensors = p.tensors()
         self.blocks = {name: block for block in p.customs for name in block.outputs}
-        self.active = self._active()
-        seeds = {name: self.names.new(f"{self.prefix}{name}") for name in self.of}
-        self.sought = {name: self.names.new(f"{self.prefix}{name}") for name in self.wrt}
-        self.seeds = {name: Tensor(seed, self.tensors[name].axes, self.tensors[name].dtype)
-                      for name, seed in seeds.items()}  # fmt: skip
-        self.names_of = self._adjoint_names(seeds)
-        self.adjoints = Adjoints(p, self.names, self.active)
-        self.scatter = Scatter(p, self.names)
+        self.adjoints = Adjoints(p, self.names, frozenset(), indices)
+        self.scatter = Scatter(p, self.names, indices, self.adjoints.tensors)
+        self.adjoints.active = self._active()
         self._declare()
         self._distribute()
-        made = self._equations()
         result = replace(
             p,
-            name=p.name,
-            axes=(*p.axes, *self.scatter.axes, *(Axis(new, Size(old)) for new, old in self.adjoints.axes)),
+            axes=(*p.axes, *self.scatter.axes, *self.adjoints.axes),
             inputs=(*p.inputs, *self.seeds.values()),
             outputs=tuple(self.names_of[name] for name in self.wrt),
-            equations=(*p.equations, *made),
+            equations=(*p.equations, *self._equations()),
             opaques=(*p.opaques, *self.adjoints.opaques),
             customs=p.customs,
         )
-        return tidied(result)
+        return tidied(simplified(tidied(result)))
 
     # ------------------------------------------------------------ what has an adjoint
 
     def _active(self) -> frozenset[str]:
         """Tensors that depend on what is differentiated for and that outputs depend on."""
-        uses = self._uses()
+        self.uses = self._uses()
         forwards, backwards = set(self.wrt), set(self.of)
         changed = True
         while changed:
             changed = False
-            for name, read in uses:
+            for name, read in self.uses:
                 if read in forwards and name not in forwards:
                     forwards.add(name)
                     changed = True
@@ -156,122 +148,104 @@ class _Grad:
                     changed = True
         return frozenset((forwards & backwards) | set(self.wrt) | (set(self.of) & forwards))
 
-    def _uses(self) -> set[tuple[str, str]]:
-        """(equation, what it reads) of everything that has a derivative; blocks stand for what they replace."""
-        found = set()
+    def _uses(self) -> list[tuple[str, str]]:
+        """(equation, tensor that receives something from it); blocks stand for what they replace."""
+        found = []
         for equation in self.program.equations:
-            if equation.dtype in (INT, BOOL):
-                continue
-            block = self.blocks.get(equation.name)
-            if block is not None:
-                found |= {(equation.name, name) for name in block.inputs}
-                continue
-            exprs = [equation.expr]
-            read = {n.tensor for n in walk(equation.expr) if isinstance(n, Read)}
-            exprs += [x.expr for x in self.program.extensions if x.tensor in read]
-            names = {n.tensor for expr in exprs for n in walk(expr) if isinstance(n, Read)}
-            if isinstance(equation.expr, Apply):
-                names |= set(equation.expr.args)
-            found |= {(equation.name, n) for n in names if self.tensors[n].dtype in (REAL, COMPLEX)}
-        return found
-
-    def _adjoint_names(self, seeds: dict[str, str]) -> dict[str, str]:
-        """The name of the adjoint of every active tensor; that of an output that is read again is not its seed."""
-        read = {name for _, name in self._uses()}
-        found = {}
-        for name in [*(t.name for t in self.program.inputs), *(e.name for e in self.program.equations)]:
-            if name not in self.active:
-                continue
-            if name in self.sought:
-                found[name] = self.sought[name]
-            elif name in seeds:
-                found[name] = self.names.new(f"{seeds[name]}.total") if name in read else seeds[name]
-            else:
-                found[name] = self.names.new(f"{self.prefix}{name}")
+            if equation.dtype in (REAL, COMPLEX):
+                block = self.blocks.get(equation.name)
+                able = (n for n in (block.inputs if block else ()) if self.tensors[n].dtype in (REAL, COMPLEX))
+                found += [(equation.name, n) for n in (able if block else self.adjoints.passing(equation))]
         return found
 
     def _declare(self) -> None:
-        for name, adjoint in self.names_of.items():
-            tensor = self.tensors[name]
-            self.adjoints.tensors[adjoint] = Tensor(adjoint, tensor.axes, tensor.dtype)
-        for name, seed in self.seeds.items():
-            self.adjoints.tensors[seed.name] = seed
-            if name in self.names_of and self.names_of[name] != seed.name:
-                self._receive(name, _plain(seed.name, seed.axes))
+        """Names for the adjoint of every active tensor; that of an output that is read again is not its seed."""
+        seeds = {name: self.names.new(self.prefix + name) for name in self.of}
+        self.names_of = {name: self.names.new(self.prefix + name) for name in self.wrt}
+        self.seeds = {name: replace(self.tensors[name], name=seed) for name, seed in seeds.items()}
+        self.adjoints.tensors |= {seed.name: seed for seed in self.seeds.values()}
+        read = {name for _, name in self.uses}
+        for name, tensor in self.tensors.items():
+            if name not in self.adjoints.active:
+                continue
+            if name not in seeds:
+                adjoint = self.names_of.get(name) or self.names.new(self.prefix + name)
+            else:
+                adjoint = self.names.new(f"{seeds[name]}.total") if name in read else seeds[name]
+            self.names_of[name] = adjoint
+            self.adjoints.tensors[adjoint] = replace(tensor, name=adjoint)
+            if name in seeds and adjoint != seeds[name]:
+                self._receive(name, Term(_plain(self.seeds[name])))
 
     # ------------------------------------------------------------ who receives what
 
-    def _receive(self, name: str, value: Expr) -> None:
-        self.received.setdefault(name, []).append(value)
+    def _receive(self, name: str, term: Term) -> None:
+        self.received.setdefault(name, []).append(term)
 
     def _distribute(self) -> None:
         loops = dependence(self.program).recurrences
         circle = {name: set(loop.equations()) for loop in loops for name in loop.equations()}
         done: set[str] = set()
         for equation in reversed(self.program.equations):
-            if equation.name not in self.active:
+            if equation.name not in self.adjoints.active:
                 continue
             block = self.blocks.get(equation.name)
             if block is not None:
                 if block.name not in done:
-                    done.add(block.name)
-                    self._block(block)
+                    self._block(equation, block)
+                done.add(block.name)
                 continue
-            adjoint = _plain(self.names_of[equation.name], equation.axes)
+            adjoint = _plain(self.adjoints.tensors[self.names_of[equation.name]])
             for share in self.adjoints.shares(equation, adjoint):
                 if isinstance(equation.expr, Apply):  # what its function gave has summed already
-                    self._receive(share.read.tensor, share.value)
+                    self._receive(share.read.tensor, Term(share.value))
                     continue
-                together = share.read.tensor in circle.get(equation.name, set())
-                self._receive(share.read.tensor, self._scattered(equation, share, together))
+                together = share.read.tensor in circle.get(equation.name, ())
+                term = self._scattered(equation, share, together)
+                self._receive(share.read.tensor, replace(term, alone=together and bool(term.axes)))
 
-    def _scattered(self, equation: Equation, share: Share, together: bool) -> Expr:
-        """What the tensor that is read receives in all, at one of its elements."""
+    def _scattered(self, equation: Equation, share: Share, together: bool) -> Term:
+        """What the tensor that is read receives in all, at one of its elements.
+
+        The value that is handed on is an equation of its own if it would be computed at another place of the reader's
+        axes than the reader is, unless that is as simple: a product of reads, where no data decide.
+        """
         tensor = self.tensors[share.read.tensor]
         loops = (*equation.axes, *share.bound)
         solution = self.scatter.solve(share.read, tensor.axes, loops)
-        value, conditions = share.value, share.conditions
+        value = share.value
         if tensor.dtype is not COMPLEX and self.adjoints.type(value) is COMPLEX:
             value = call("re", value)
-        if solution.moves and (together or not _is_product(value) or conditions):
-            outside = tuple(c for c in conditions if _is_edge(c)) if len(solution.summed) == 1 else ()
-            inside = tuple(c for c in conditions if c not in outside)
-            axes = tuple(a for a in loops if a in self._varying(value, inside, solution, loops))
-            value = self.adjoints.define(f"{self.names_of[equation.name]}.to.{tensor.name}", axes, tensor.dtype,
-                                         _guarded(value, inside))  # fmt: skip
-            return solution.apply(value, outside)
-        if _needs_name_for_edge(conditions) and solution.summed:
-            outside = tuple(c for c in conditions if _is_edge(c))
-            inside = tuple(c for c in conditions if c not in outside)
-            axes = tuple(a for a in loops if a in self._varying(value, inside, solution, loops))
-            value = self.adjoints.define(f"{self.names_of[equation.name]}.to.{tensor.name}", axes, tensor.dtype,
-                                         _guarded(value, inside))  # fmt: skip
-            return solution.apply(value, outside)
-        if solution.moves:
-            return solution.apply(value)
-        guards = solution.guards
-        return _pulled(solution.apply(value, conditions) if not guards else _with(solution, value, conditions))
+        outside = share.edges
+        if share.edges or solution.summed:
+            outside += tuple(c for c in share.conditions if not _reads(c))
+        inside = tuple(c for c in share.conditions if c not in outside)
+        axes = self._axes(solution, guarded(value, inside), loops)
+        plain = self.scatter.is_simple(value) and not (together or any(map(_reads, share.conditions)))
+        given = self.adjoints.defined(axes, tensor.dtype, guarded(value, inside))
+        if not given and (plain or not solution.moved):
+            return self.scatter.term(solution, value, (*share.conditions, *share.edges))
+        name = f"{self.names_of[equation.name]}.to.{tensor.name}"
+        handed = self.adjoints.define(equation, name, axes, tensor.dtype, guarded(value, inside))
+        return self.scatter.term(solution, handed, outside, axes)
 
-    def _varying(
-        self, value: Expr, conditions: tuple[Expr, ...], solution: Solution, loops: tuple[str, ...]
-    ) -> set[str]:
-        """The loop axes of an equation that holds a value before it is scattered: those it varies along, and
-        those that are solved, so that reading it outside them gives 0."""
-        free = free_axes(value).union(*map(free_axes, conditions))
-        return set(free) | {a for a in loops if a in solution.where} | {a for a in loops if a in solution.summed}
+    def _axes(self, solution: Solution, value: Expr, loops: tuple[str, ...]) -> tuple[str, ...]:
+        """The loop axes of an equation that holds a value before it is scattered: those along which it varies, and
+        those that move, so that reading it outside them gives 0."""
+        return tuple(a for a in loops if a in free_axes(value) or a in solution.moved)
 
-    def _block(self, block: CustomGradient) -> None:
+    def _block(self, equation: Equation, block: CustomGradient) -> None:
         """The equations of a gradient block, under names of their own."""
-        mine = {e.name: self.names.new(f"{self.prefix}{e.name}.by") for e in block.equations}
-        mine |= {f"d.{name}": self.names_of.get(name, "") for name in block.outputs}
-        for equation in block.equations:
-            expr = rewrite(equation.expr, lambda e: self._renamed(e, mine))
-            name = mine[equation.name]
-            self.adjoints.made.append(replace(equation, name=name, expr=expr))
-            self.adjoints.tensors[name] = Tensor(name, equation.axes, equation.dtype)
-            target = equation.name.removeprefix("d.")
-            if equation.name.startswith("d.") and target in block.inputs and target in self.active:
-                self._receive(target, _plain(name, equation.axes))
+        mine = {e.name: self.names.new(f"{self.prefix}{e.name.removeprefix('d.')}.by") for e in block.equations}
+        given = {f"d.{name}": self.names_of.get(name, "") for name in block.outputs}
+        for stated in block.equations:
+            expr = rewrite(stated.expr, lambda e: self._renamed(e, given | mine))
+            name = mine[stated.name]
+            self.adjoints.made.setdefault(equation.name, []).append(replace(stated, name=name, expr=expr))
+            self.adjoints.tensors[name] = Tensor(name, stated.axes, stated.dtype)
+            target = stated.name.removeprefix("d.")
+            if stated.name.startswith("d.") and target in block.inputs and target in self.adjoints.active:
+                self._receive(target, Term(_plain(self.adjoints.tensors[name])))
 
     def _renamed(self, expr: Expr, names: dict[str, str]) -> Expr | None:
         if not isinstance(expr, Read) or expr.tensor not in names:
@@ -283,90 +257,51 @@ class _Grad:
     # ------------------------------------------------------------ the equations
 
     def _equations(self) -> list[Equation]:
-        made = list(self.adjoints.made)
-        for name, adjoint in self.names_of.items():
-            if name in self.seeds and adjoint == self.seeds[name].name:
-                continue
-            tensor = self.tensors[name]
-            values = self.received.get(name, [])
-            total: Expr = Const(0.0, REAL)
-            for value in values:
-                total = add(total, value) if values else value
-            made.append(Equation(adjoint, tensor.axes, tensor.dtype, total))
-        order = {e.name: i for i, e in enumerate(self.program.equations)}
-        back = {adjoint: -order.get(name, -1) for name, adjoint in self.names_of.items()}
+        """Adjoints in the reverse order of what they belong to, each followed by what it hands on; inputs last."""
+        made: list[Equation] = []
+        for equation in reversed(self.program.equations):
+            made += self._adjoint_of(equation.tensor)
+            made += self.adjoints.made.get(equation.name, [])
+        for tensor in self.program.inputs:
+            made += self._adjoint_of(tensor)
+        return made
 
-        def place(equation: Equation) -> int:
-            owner = max(
-                (a for a in back if equation.name == a or equation.name.startswith(f"{a}.")), key=len, default=""
-            )
-            return back.get(owner, -len(order))
-
-        return sorted(made, key=place)
+    def _adjoint_of(self, tensor: Tensor) -> list[Equation]:
+        adjoint = self.names_of.get(tensor.name)
+        if adjoint is None or any(adjoint == seed.name for seed in self.seeds.values()):
+            return []
+        value = received_in_all(self.received.get(tensor.name, []))
+        return [Equation(adjoint, tensor.axes, tensor.dtype, value, tensor.span)]
 
 
-def _plain(name: str, axes: tuple[str, ...]) -> Read:
-    return Read(name, tuple(Index(a) for a in axes))
+def received_in_all(terms: Sequence[Term]) -> Expr:
+    """The sum of ``terms``; those over the same axes under the same conditions are one sum of what they hold."""
+    groups: dict[object, list[Term]] = {}
+    for place, term in enumerate(terms):
+        groups.setdefault(place if term.alone else (term.axes, term.conditions), []).append(term)
+    parts = [_folded(g[0].axes, g[0].conditions, total([t.value for t in g])) for g in groups.values()]
+    return parts[0] if len(parts) == 1 else total(parts)
 
 
-def _guarded(value: Expr, conditions: tuple[Expr, ...]) -> Expr:
-    together: Expr | None = None
-    for condition in conditions:
-        together = condition if together is None else call("and", together, condition)
-    return value if together is None else Where(together, value, Const(0.0, REAL))
+def _folded(axes: tuple[str, ...], conditions: tuple[Expr, ...], value: Expr) -> Expr:
+    """A sum over ``axes`` where ``conditions`` hold; factors that do not vary along the axes come out of it."""
+    if not axes:
+        return guarded(value, conditions)
+    items = factors(value)
+    inside = [f for f in items if free_axes(f) & set(axes)]
+    outside = [f for f in items if f not in inside]
+    if conditions or not inside or any(isinstance(n, Where) for f in outside for n in walk(f)):
+        inside, outside = items, []
+    return mul(product(outside), Reduce("sum", axes, together(conditions), product(inside)))
 
 
-def _with(solution: Solution, value: Expr, conditions: tuple[Expr, ...]) -> Expr:
-    """As ``solution.apply``, where the solved axes may not exist."""
-    return replace(solution, conditions=(*solution.guards, *solution.conditions)).apply(value, conditions)
+def _plain(tensor: Tensor) -> Read:
+    """A tensor at its own axes."""
+    return Read(tensor.name, tuple(map(Index, tensor.axes)))
 
 
-def _is_product(expr: Expr) -> bool:
-    """Whether an expression is 0 wherever all that it reads is."""
-    match expr:
-        case Read():
-            return True
-        case Op(op="mul", args=(a, b)):
-            return _is_product(a) and _is_product(b)
-        case Op(op="neg" | "conj" | "re", args=(a,)):
-            return _is_product(a)
-    return False
+def _reads(expr: Expr) -> bool:
+    return any(isinstance(node, Read) for node in walk(expr))
 
 
-def _is_edge(condition: Expr) -> bool:
-    """Whether a condition says that an index lies outside its axis."""
-    match condition:
-        case Op(op="lt", args=(_, Const(value=0))) | Op(op="ge", args=(_, Size())):
-            return not any(isinstance(n, Read) for n in walk(condition))
-    return False
-
-
-def _needs_name_for_edge(conditions: tuple[Expr, ...]) -> bool:
-    return any(_is_edge(c) for c in conditions)
-
-
-def _pulled(expr: Expr) -> Expr:
-    """Factors that do not vary along the axes of an unconditional sum come out of it."""
-    if not isinstance(expr, Reduce) or expr.kind != "sum" or expr.condition is not None:
-        return expr
-    factors = _factors(expr.body)
-    inside = [f for f in factors if free_axes(f) & set(expr.axes)]
-    outside = [f for f in factors if f not in inside]
-    if not outside or not inside or any(isinstance(n, Where) for f in outside for n in walk(f)):
-        return expr
-    return mul(_product(outside), replace(expr, body=_product(inside)))
-
-
-def _factors(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Op) and expr.op == "mul":
-        return [f for arg in expr.args for f in _factors(arg)]
-    if isinstance(expr, Op) and expr.op == "neg":
-        return [Const(-1.0, REAL), *_factors(expr.args[0])]
-    return [expr]
-
-
-def _product(factors: list[Expr]) -> Expr:
-    result: Expr = Const(1.0, REAL)
-    for factor in factors:
-        result = mul(result, factor)
-    return result
+__all__ = ["adjoint_names", "chosen", "differentiable", "grad", "prefix"]

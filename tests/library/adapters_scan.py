@@ -5,27 +5,27 @@ The references keep time last, (B, D, L); the layers are run on (b, t, d).
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
-from tests.library.golden import Adapter, Array, Case, paired, run
+from tests.library.golden import Adapter, Case, Tensor, call, paired
 
 
-def time_second(array: Array | None) -> Array | None:
+def time_second(array: Tensor | None) -> Tensor | None:
     """(B, …, L) as (b, t, …)."""
-    return None if array is None else np.moveaxis(array, -1, 1)
+    return None if array is None else torch.movedim(array, -1, 1)
 
 
-def time_last(array: Array) -> Array:
-    return np.moveaxis(array, 1, -1)
+def time_last(array: Tensor) -> Tensor:
+    return torch.movedim(array, 1, -1)
 
 
 # ---------------------------------------------------------------- selective scan
 
 
-def selective_scan(case: Case) -> dict[str, Array]:
+def selective_scan(case: Case) -> dict[str, Tensor]:
     complex_values = case.config["complex"]
 
-    def projection(name: str) -> Array:
+    def projection(name: str) -> Tensor:
         array = case[f"in.{name}"]
         if case.config[name] == "c":
             return array
@@ -33,7 +33,7 @@ def selective_scan(case: Case) -> dict[str, Array]:
             array = paired(array.reshape(*array.shape[:-1], -1, 2))
         return time_second(array)
 
-    found = run(
+    found = call(
         "selective_scan:selective_scan_complex" if complex_values else "selective_scan",
         {
             "x": time_second(case["in.u"]),
@@ -51,19 +51,19 @@ def selective_scan(case: Case) -> dict[str, Array]:
     return {"y": time_last(found["y"]), "last_state": found["h@last"][:, 0]}
 
 
-def state_update(case: Case) -> dict[str, Array]:
+def state_update(case: Case) -> dict[str, Tensor]:
     """One token from a given state. Heads times their width are the scan's channels."""
     batch, states = case["in.state"].shape[0], case["in.state"].shape[-1]
 
-    def token(name: str) -> Array | None:
+    def token(name: str) -> Tensor | None:
         array = case.get(f"in.{name}")
         return None if array is None else array.reshape(batch, 1, -1)
 
-    def channels(name: str) -> Array | None:
+    def channels(name: str) -> Tensor | None:
         array = case.get(f"in.{name}")
         return None if array is None else array.reshape(-1)
 
-    found = run(
+    found = call(
         "selective_scan",
         {
             "x": token("x"),
@@ -85,9 +85,9 @@ def state_update(case: Case) -> dict[str, Array]:
     }
 
 
-def ssd_minimal(case: Case) -> dict[str, Array]:
+def ssd_minimal(case: Case) -> dict[str, Tensor]:
     initial = case.get("in.initial_states")
-    found = run(
+    found = call(
         "ssd:ssd_discrete",
         {
             "x": case["in.X"],
@@ -101,9 +101,9 @@ def ssd_minimal(case: Case) -> dict[str, Array]:
     return {"Y": found["y"], "final_state": found["S@last"][:, 0]}
 
 
-def ssd(case: Case) -> dict[str, Array]:
+def ssd(case: Case) -> dict[str, Tensor]:
     limit = case.config["dt_limit"]
-    found = run(
+    found = call(
         "ssd",
         {name: case.get(f"in.{name}") for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")},
         softplus_dt=case.config["dt_softplus"],
@@ -112,11 +112,11 @@ def ssd(case: Case) -> dict[str, Array]:
     return {"y": found["y"]}
 
 
-def mamba_inner(case: Case) -> dict[str, Array]:
-    x, z = np.split(time_second(case["in.xz"]), 2, axis=-1)
+def mamba_inner(case: Case) -> dict[str, Tensor]:
+    x, z = time_second(case["in.xz"]).chunk(2, -1)
     rank, states = case.config["dt_rank"], case.config["dstate"]
-    W_r, W_B, W_C = np.split(case["in.x_proj_weight"], [rank, rank + states])
-    found = run(
+    W_r, W_B, W_C = case["in.x_proj_weight"].tensor_split((rank, rank + states))
+    found = call(
         "mamba_inner",
         {
             "x": x,
@@ -137,18 +137,18 @@ def mamba_inner(case: Case) -> dict[str, Array]:
     return {"y": linear(found["y"], case["in.out_proj_weight"], case.get("in.out_proj_bias"))}
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The linear map before or after a layer."""
     y = x @ weight.T
     return y if bias is None else y + bias
 
 
-def mamba2_inner(case: Case) -> dict[str, Array]:
+def mamba2_inner(case: Case) -> dict[str, Tensor]:
     config = case.config
     width = config["nheads"] * config["headdim"]
     shared = 2 * config["ngroups"] * config["dstate"]
-    z, xBC, dt = np.split(case["in.zxbcdt"], [width, 2 * width + shared], axis=-1)
-    found = run(
+    z, xBC, dt = case["in.zxbcdt"].tensor_split((width, 2 * width + shared), -1)
+    found = call(
         "mamba2_inner",
         {
             "z": z,
@@ -175,8 +175,8 @@ def mamba2_inner(case: Case) -> dict[str, Array]:
 # ---------------------------------------------------------------- convolution
 
 
-def convolution(case: Case) -> dict[str, Array]:
-    found = run(
+def convolution(case: Case) -> dict[str, Tensor]:
+    found = call(
         "causal_conv1d",
         {
             "x": time_second(case["in.x"]),
@@ -194,7 +194,7 @@ def convolution(case: Case) -> dict[str, Array]:
     return result
 
 
-def convolution_update(case: Case) -> dict[str, Array]:
+def convolution_update(case: Case) -> dict[str, Tensor]:
     """The state given and returned is a row of the last inputs, longer than the filter needs.
 
     The circular one keeps the input number i in place i modulo its length.
@@ -204,8 +204,8 @@ def convolution_update(case: Case) -> dict[str, Array]:
     length = state.shape[-1]
     if case.config["circular"]:
         seen = case["in.cache_seqlens"][:, None, None]
-        state = np.take_along_axis(state, (seen + np.arange(length)) % length, axis=2)
-    found = run(
+        state = torch.take_along_dim(state, (seen + torch.arange(length)) % length, dim=2)
+    found = call(
         "causal_conv1d",
         {"x": time_second(x), "w": case["in.weight"], "bias": case["in.bias"], "x0": time_second(state)},
         carried={"x": length},
@@ -213,7 +213,7 @@ def convolution_update(case: Case) -> dict[str, Array]:
     )
     last = time_last(found["x@last"])
     if case.config["circular"]:
-        last = np.take_along_axis(last, (np.arange(length) - seen - x.shape[-1]) % length, axis=2)
+        last = torch.take_along_dim(last, (torch.arange(length) - seen - x.shape[-1]) % length, dim=2)
     return {"y": time_last(found["y"]).reshape(case["in.x"].shape), "new_conv_state": last}
 
 

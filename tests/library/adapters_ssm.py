@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
+import torch
 
 from tests.library.adapters_scan import linear, time_last, time_second
-from tests.library.golden import Adapter, Array, Case, paired, run
+from tests.library.golden import Adapter, Case, Tensor, call, paired
 
 # ---------------------------------------------------------------- diagonal and shift SSM
 
 
-def diagonal(case: Case) -> dict[str, Array]:
+def diagonal(case: Case) -> dict[str, Tensor]:
     """The kernel, the response of the initial state, the final state, and the first steps from it."""
     sets = case["param.kernel.inv_A_real"].shape[0]
     parameters = {
@@ -25,58 +23,61 @@ def diagonal(case: Case) -> dict[str, Array]:
     disc, length = case.config["disc"], case.config["L"]
     u, state = time_second(case["in.u"]), case.get("in.state")
 
-    def outputs(u: Array, x0: Array | None) -> dict[str, Array]:
-        return run("s4d:s4d_channels", {"u": u, "x0": x0, **parameters}, {"s4d.x": 1}, disc=disc)
+    def outputs(u: Tensor, x0: Tensor | None) -> dict[str, Tensor]:
+        return call("s4d:s4d_channels", {"u": u, "x0": x0, **parameters}, {"s4d.x": 1}, disc=disc)
 
     repeats = case.config["H"] // sets
     wide = {
-        key: np.tile(value, (repeats, 1)) if key in ("log_A_real", "A_imag", "B") else value
+        key: value.tile(repeats, 1) if key in ("log_A_real", "A_imag", "B") else value
         for key, value in parameters.items()
     }
-    kernels = [run("s4d:s4d_kernel", {**wide, "C": C}, disc=disc, length=length)["K"] for C in parameters["C"]]
-    result = {"K": np.stack(kernels), "next_state": outputs(u, state)["s4d.x@last"][:, 0]}
+    kernels = [call("s4d:s4d_kernel", {**wide, "C": C}, disc=disc, length=length)["K"] for C in parameters["C"]]
+    result = {"K": torch.stack(kernels), "next_state": outputs(u, state)["s4d.x@last"][:, 0]}
     if state is not None:
-        silence = outputs(np.zeros_like(u), state)
-        result["K_state"] = silence["y"].transpose(0, 2, 3, 1)
+        silence = outputs(torch.zeros_like(u), state)
+        result["K_state"] = silence["y"].permute(0, 2, 3, 1)
     steps = outputs(u[:, : case["out.y_steps"].shape[-1]], state)
-    result["y_steps"] = steps["y"].transpose(0, 2, 3, 1)
+    result["y_steps"] = steps["y"].permute(0, 2, 3, 1)
     return result
 
 
-def shift(case: Case) -> dict[str, Array]:
+def shift(case: Case) -> dict[str, Tensor]:
     u, state = time_second(case["in.u"]), case.get("in.state")
     parameters = {"B": case["param.kernel.B"], "C": case["param.kernel.C"][0]}
 
-    def outputs(u: Array) -> dict[str, Array]:
-        return run("shift_ssm", {"u": u, "s0": state, **parameters}, {"s": 1})
+    def outputs(u: Tensor) -> dict[str, Tensor]:
+        return call("shift_ssm", {"u": u, "s0": state, **parameters}, {"s": 1})
 
-    K = run("shift_ssm:shift_kernel", parameters, length=case.config["L"])["K"]
+    K = call("shift_ssm:shift_kernel", parameters, length=case.config["L"])["K"]
     result = {"K": K[None], "next_state": outputs(u)["s@last"][:, 0]}
     if state is not None:
         # The reference's response leaves out the shift at the first token, although its own step makes it
-        # (y_steps agrees). So what it says of token l is true of token l - 1; token 0 is not compared.
-        result["K_state"] = np.roll(time_last(outputs(np.zeros_like(u))["y"])[:, None], 1, axis=-1)
+        # (y_steps agrees). So what it says of token l is true of token l - 1, and of token 0 it says what the
+        # state before the start would read out.
+        before = (parameters["C"] * state).sum(-1, keepdim=True)
+        response = time_last(outputs(torch.zeros_like(u))["y"])
+        result["K_state"] = torch.cat((before, response[..., :-1]), -1)[:, None]
     steps = case["out.y_steps"].shape[-1]
     assert steps <= u.shape[1]
     result["y_steps"] = time_last(outputs(u[:, :steps])["y"])[:, None]
     return result
 
 
-def s4d_kernel(case: Case) -> dict[str, Array]:
+def s4d_kernel(case: Case) -> dict[str, Tensor]:
     return {"K": _s4d_kernel(case, case.config["L"])}
 
 
-def _s4d_parameters(case: Case, prefix: str) -> dict[str, Array]:
+def _s4d_parameters(case: Case, prefix: str) -> dict[str, Tensor]:
     names = {"log_dt": "log_dt", "log_A_real": "log_A_real", "A_imag": "A_imag"}
     found = {name: case[f"param.{prefix}{theirs}"] for name, theirs in names.items()}
     return {**found, "C": paired(case[f"param.{prefix}C"])}
 
 
-def _s4d_kernel(case: Case, length: int) -> Array:
-    return run("s4d:s4d_kernel", _s4d_parameters(case, ""), length=length)["K"]
+def _s4d_kernel(case: Case, length: int) -> Tensor:
+    return call("s4d:s4d_kernel", _s4d_parameters(case, ""), length=length)["K"]
 
 
-def s4_diagonal_kernel(case: Case) -> dict[str, Array]:
+def s4_diagonal_kernel(case: Case) -> dict[str, Tensor]:
     """This reference stores the other pole of each pair, whose imaginary part is negative."""
     parameters = {
         "log_dt": case["param.inv_dt"][:, 0],
@@ -85,28 +86,28 @@ def s4_diagonal_kernel(case: Case) -> dict[str, Array]:
         "B": paired(case["param.B"])[0],
         "C": paired(case["param.C"])[0],
     }
-    return {"K": run("s4d:s4d_kernel", parameters, length=case.config["L"], disc=case.config["disc"])["K"][None]}
+    return {"K": call("s4d:s4d_kernel", parameters, length=case.config["L"], disc=case.config["disc"])["K"][None]}
 
 
-def s4d_layer(case: Case) -> dict[str, Array]:
+def s4d_layer(case: Case) -> dict[str, Tensor]:
     """The state space model, then GELU and a gated linear unit."""
     inputs = {"u": time_second(case["in.u"]), "D": case["param.D"], **_s4d_parameters(case, "kernel.")}
-    y = run("s4d", inputs)["y"]
-    y = y * (1 + np.vectorize(math.erf)(y / math.sqrt(2))) / 2
+    y = call("s4d", inputs)["y"]
+    y = torch.nn.functional.gelu(y)
     y = linear(y, case["param.output_linear.0.weight"][..., 0], case["param.output_linear.0.bias"])
-    value, gate = np.split(y, 2, axis=-1)
-    return {"y": time_last(value / (1 + np.exp(-gate)))}
+    value, gate = y.chunk(2, -1)
+    return {"y": time_last(value * torch.sigmoid(gate))}
 
 
 # ---------------------------------------------------------------- H3
 
 
-def h3(case: Case) -> dict[str, Array]:
+def h3(case: Case) -> dict[str, Tensor]:
     y, _ = _h3(case, case["in.u"])
     return {"y": y}
 
 
-def h3_decode(case: Case) -> dict[str, Array]:
+def h3_decode(case: Case) -> dict[str, Tensor]:
     """Prefill, then one token after the other: both are parts of one run."""
     u, prefill = case["in.u"], case.config["prefill"]
     y_prefill, state_prefill = _h3(case, u[:, :prefill])
@@ -122,21 +123,21 @@ def h3_decode(case: Case) -> dict[str, Array]:
     }
 
 
-def _h3(case: Case, u: Array) -> tuple[Array, dict[str, Array]]:
+def _h3(case: Case, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     width = case.config["head_dim"]
 
-    def heads(array: Array) -> Array:
+    def heads(array: Tensor) -> Tensor:
         """Channels as (head, place in the head), on the last axis that holds channels."""
         return array.reshape(*array.shape[:-1], -1, width)
 
-    def projected(name: str) -> Array:
+    def projected(name: str) -> Tensor:
         return heads(linear(u, case[f"param.{name}_proj.weight"], case[f"param.{name}_proj.bias"]))
 
-    def per_channel(array: Array) -> Array:
+    def per_channel(array: Tensor) -> Tensor:
         return array.reshape(-1, width, *array.shape[1:])
 
     length = case.config.get("l_max")
-    found = run(
+    found = call(
         "h3" if length is None else "h3:h3_truncated",
         {
             "q": projected("q"),
@@ -165,21 +166,35 @@ def _h3(case: Case, u: Array) -> tuple[Array, dict[str, Array]]:
 # ---------------------------------------------------------------- block-sparse
 
 
-def block_sparse(case: Case) -> dict[str, Array]:
-    rows, columns = case.config["block_shape"]
-    blocks = case["aux.data"].reshape(-1, columns, rows).swapaxes(1, 2)  # each was stored transposed
-    found = run(
+def block_sparse(case: Case) -> dict[str, Tensor]:
+    start, entries = case["aux.row_start_ends_a"], case["aux.cols_a"]
+    found = call(
         "block_sparse_linear",
         {
             "x": case["in.x"],
-            "w": blocks,
-            "start": case["aux.row_start_ends_a"],
-            "column": case["aux.cols_a"][:, 0],
-            "block": case["aux.cols_a"][:, 1],
+            "w": _blocks(case),
+            "start": start,
+            "column": entries[:, 0],
+            "block": entries[:, 1],
             "bias": case.get("in.bias"),
         },
     )
     return {"y": found["y"]}
+
+
+def _blocks(case: Case) -> Tensor:
+    """The blocks of the dense matrix, in the order in which the reference stores them (each transposed)."""
+    rows, columns = case.config["block_shape"]
+    grid = case["in.weight_dense"].unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).swapaxes(1, 2)
+    start, entries = case["aux.row_start_ends_a"], case["aux.cols_a"]
+    places = sorted(
+        (block, row, column)
+        for row in range(len(start) - 1)
+        for column, block in entries[start[row] : start[row + 1]].tolist()
+    )
+    blocks = torch.stack([grid[row, column] for _, row, column in places])
+    assert torch.equal(blocks, case["aux.data"].reshape(-1, columns, rows).swapaxes(1, 2))
+    return blocks
 
 
 ADAPTERS: dict[str, Adapter] = {
