@@ -42,6 +42,7 @@ def _s(**sizes: int) -> Mapping[str, int]:
 LOWERED = (
     Case("affine_scan", "affine_scan", _s(b=2, t=7, d=19)),
     Case("affine_scan", "affine_scan_complex", _s(b=2, t=5, d=3)),
+    Case("affine_scan", "log_affine_scan", _s(b=2, t=6, d=17)),
     Case("causal_conv1d", "causal_conv1d", _s(b=2, t=9, d=21, k=4, j=3)),
     Case("causal_conv1d", "causal_conv1d", _s(b=2, t=3, d=5, k=4), {"activation": "silu"}, ("x0", "seq_idx", "bias")),
     Case("gated_delta", "gated_delta", _s(b=2, t=6, h=2, i=4, j=5, e=3, f=4, k=3, v=4, n=3, p=4)),

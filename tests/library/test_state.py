@@ -20,6 +20,7 @@ SIZES |= {"l": 4, "r": 2, "s": 3, "c": 2}
 CARRIED: dict[str, tuple[set[str], dict[str, int], dict[str, Any]]] = {
     "affine_scan": ({"h"}, {}, {}),
     "affine_scan:affine_scan_complex": ({"h"}, {}, {}),
+    "affine_scan:log_affine_scan": ({"h"}, {}, {}),
     "causal_conv1d": ({"x"}, {}, {}),
     "gated_delta": ({"S"}, {}, {}),
     "griffin_conv1d": ({"x"}, {}, {}),
