@@ -236,8 +236,9 @@ SSMC_INLINE uint16_t ssmc_f32_to_bf16(float x) {
     return (uint16_t)((x != x ? bits | 0x400000u : rounded) >> 16);
 }
 
-/* Where the compiler turns vectors of these conversions into instructions, it may. */
-#if defined(__AVX512FP16__) || defined(__ARM_FP16_FORMAT_IEEE) || defined(__F16C__) && defined(__clang__)
+/* Where the compiler turns vectors of these conversions into instructions, it may; gcc for x86 (12, with AVX-512
+   FP16) does so one at a time. */
+#if defined(__ARM_FP16_FORMAT_IEEE) || defined(__F16C__) && defined(__clang__)
 #define SSMC_HAS_FLOAT16 1
 #else
 #define SSMC_HAS_FLOAT16 0
