@@ -96,7 +96,7 @@ def write(target: Tensor, value: Tensor, rows: Tensor | None = None) -> None:
     if rows is None:
         target.copy_(value)
     else:
-        target.index_copy_(0, rows, value.to(target.dtype))
+        target.index_copy_(0, rows.long(), value.to(target.dtype))
 
 
 def check_rows(function: str, name: str, rows: Tensor, batch: int, count: int, least: int = 0) -> None:

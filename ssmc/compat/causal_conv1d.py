@@ -87,7 +87,9 @@ def causal_conv1d_update(
     length, width = conv_state.shape[-1], weight.shape[1]
     if length < width - 1:
         raise UserError(f"causal_conv1d_update: `conv_state` holds {length} inputs", expected=f"{width - 1} or more")
-    rows, padding, state = conv_state_indices, None, conv_state
+    rows, padding = conv_state_indices, None
+    # Autograd keeps what is read of the state, and conv_state changes.
+    state = conv_state.clone() if rows is None and recorded(x, conv_state, weight, bias) else conv_state
     if rows is not None:
         check_rows("causal_conv1d_update", "conv_state_indices", rows, x.shape[0], conv_state.shape[0], least=-1)
         rows, padding = rows.clamp(min=0), rows < 0
@@ -96,8 +98,6 @@ def causal_conv1d_update(
     before = state if cache_seqlens is None else state.gather(2, _places(cache_seqlens, 1 - width, 0, state))
     if before.shape[-1] != width - 1:
         before = before[..., before.shape[-1] - (width - 1) :]
-    if rows is None and recorded(x, conv_state, weight, bias):
-        before = before.clone()  # autograd keeps it, and conv_state changes
     y = op(time_second(tokens), weight, x0=time_second(before), **given(bias=bias))
     y = time_second(y).reshape(x.shape).to(x.dtype)
     after = _moved_on(state, tokens.to(state.dtype), cache_seqlens)

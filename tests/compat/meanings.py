@@ -65,6 +65,8 @@ def mamba_inner(
         elif given.dim() == 2:
             return given
         else:
+            if A.is_complex():  # real and imaginary parts alternate along time
+                given = torch.view_as_complex(given.reshape(*given.shape[:-1], -1, 2))
             value = given.movedim(-1, 1)
             value = value[:, :, None] if value.dim() == 3 else value
         value = value if weight is None else rms_norm(value, weight, b_c_dt_rms_eps)
