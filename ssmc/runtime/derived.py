@@ -1,6 +1,6 @@
 """The Program of a kind of call, and what each tensor that it takes and gives is.
 
-    the layer, on a piece of a sequence  ->  save  or  grad, grad of that, ...
+    the layer, on a piece of a sequence  ->  any number of jvp, grad  or  these and then save
 
 The gradient of a layer keeps what its recurrences hold at chunks of time, and what is discrete (``recompute``):
 ``save`` is the call that returns it further, every gradient takes it. Gradients of gradients differentiate what
@@ -13,11 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ssmc.backends import output_storage, state_storage
-from ssmc.errors import InternalError, UserError
+from ssmc.errors import UserError
 from ssmc.ir import COMPLEX, Program, Tensor
-from ssmc.passes import differentiable, flatten, grad, kept_values, rebuilding, saving, tensors_read, tidied
+from ssmc.passes import (
+    Kept,
+    differentiable,
+    flatten,
+    grad,
+    jvp,
+    kept_values,
+    rebuilding,
+    saving,
+    tangent_names,
+    tensors_read,
+    tidied,
+)
 
-from .specialise import ADJOINT, INPUT, NEXT, OUTPUT, SAVED, STATE, Derivative, Kind, Place, Specialisation
+from .specialise import ADJOINT, INPUT, NEXT, OUTPUT, SAVED, STATE, TANGENT, Derivative, Kind, Place, Specialisation
 
 _STATE, _NEXT, _OFFSET, _NEXT_OFFSET = ".state", ".next", ".offset", ".next_offset"
 
@@ -31,13 +43,21 @@ class Derived:
     gives: tuple[Place, ...]
 
     def differentiated(self, what: Derivative) -> Derived:
-        """The gradient: adjoints are stored as what they belong to."""
+        """The gradient, or the tangent: derivatives are stored as what they belong to."""
+        if what.name == "jvp":
+            return self._tangent(what)
         program = grad(self.program, what.wrt, what.of)
-        tensors = program.tensors()
-        given, wanted = _by_name(self.gives), _by_name(self.takes)
+        tensors, given, wanted = program.tensors(), _by_name(self.gives), _by_name(self.takes)
         seeds = program.inputs[len(self.takes) :]
-        takes = [_adjoint(tensors[t.name], given[name]) for name, t in zip(what.of, seeds, strict=True)]
+        takes = [_adjoint(t, given[name]) for name, t in zip(what.of, seeds, strict=True)]
         gives = [_adjoint(tensors[n], wanted[name]) for name, n in zip(what.wrt, program.outputs, strict=True)]
+        return Derived(program, (*self.takes, *takes), tuple(gives))
+
+    def _tangent(self, what: Derivative) -> Derived:
+        program, names = jvp(self.program, what.wrt), tangent_names(self.program)
+        wanted = _by_name(self.takes)
+        takes = [replace(wanted[name], name=names[name], role=TANGENT, number=-1, of=name) for name in what.wrt]
+        gives = [replace(p, name=names[p.name], role=TANGENT, of=p.name) for p in self.gives if p.name in names]
         return Derived(program, (*self.takes, *takes), tuple(gives))
 
     def without_unused(self) -> Derived:
@@ -71,25 +91,30 @@ def derived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) -> 
     Raises UserError if a state comes in and an input is given that the state takes the place of.
     """
     made = _underived(layer, kind, inputs, program)
-    if not kind.derivatives:
-        return made
     held = {p.name: p.storage for p in made.takes if p.role == INPUT}
-    first = kind.derivatives[0]
-    kept = kept_values(grad(made.program, first.wrt))
-    saved = {k.name: Place(k.name, k.tensor.name, k.axes, state_storage(k.tensor.dtype, held), SAVED, False)
-             for k in kept}  # fmt: skip
-    if first.name == "save":
-        known = made.program.tensors()
-        source = made.program if all(k.tensor.name in known for k in kept) else flatten(made.program)
-        return Derived(saving(source, kept), made.takes, (*made.gives, *saved.values()))
+    kept: tuple[Kept, ...] | None = None
     for derivative in kind.derivatives:
-        if derivative.name != "grad":
-            raise InternalError(f"{layer}: {derivative.name} of a gradient")
+        if derivative.name != "jvp" and kept is None:
+            kept = kept_values(grad(made.program, derivative.wrt))
+        if derivative.name == "save":
+            return _saving(made.without_unused() if len(kind.derivatives) > 1 else made, kept or (), held)
         made = made.differentiated(derivative)
-    defined = {e.name for e in made.program.equations}
-    kept = tuple(k for k in kept if k.tensor.name in defined)
-    made = Derived(rebuilding(made.program, kept), (*made.takes, *(saved[k.name] for k in kept)), made.gives)
-    return made.without_unused()
+    if kept:
+        defined = {e.name for e in made.program.equations}
+        kept = tuple(k for k in kept if k.tensor.name in defined)
+        made = Derived(rebuilding(made.program, kept), (*made.takes, *_saved(kept, held)), made.gives)
+    return made.without_unused() if kind.derivatives else made
+
+
+def _saving(made: Derived, kept: tuple[Kept, ...], held: dict[str, str]) -> Derived:
+    known = made.program.tensors()
+    source = made.program if all(k.tensor.name in known for k in kept) else flatten(made.program)
+    return Derived(saving(source, kept), made.takes, (*made.gives, *_saved(kept, held)))
+
+
+def _saved(kept: tuple[Kept, ...], held: dict[str, str]) -> list[Place]:
+    """Where what is kept goes out and comes in."""
+    return [Place(k.name, k.tensor.name, k.axes, state_storage(k.tensor.dtype, held), SAVED, False) for k in kept]
 
 
 def _underived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) -> Derived:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _is_neg, _is_conj = torch.Tensor.is_neg, torch.Tensor.is_conj
@@ -44,7 +45,14 @@ def _never(*_: Any) -> bool:
 
 def nobody_watches() -> bool:
     """Whether nothing is active that wants to see PyTorch operators go by."""
-    return not (_dispatch_modes() or _function_modes() or _transforms() or _jit_tracing() or _profiling())
+    return not (
+        _dispatch_modes()
+        or _function_modes()
+        or _transforms()
+        or _jit_tracing()
+        or _profiling()
+        or forward_ad._current_level >= 0
+    )
 
 
 def are_plain_types(given: Sequence[Any]) -> bool:

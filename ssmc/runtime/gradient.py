@@ -2,6 +2,7 @@
 
     y = layer(x)                   y, h.saved = layer with `save`(x)
     d.x from d.y            =      d.x = grad of the layer(x, d.y, h.saved)
+    dot.y from dot.x               dot.y = jvp of the layer(x, dot.x)
 
 The gradient of a call is a call of another kind, of the same operator. So its gradient is the gradient of the
 derived backward, and so on. Only what is asked for is computed: there is one backward for each set of arguments
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd import forward_ad
 
 from .dtypes import TORCH_DTYPES
 from .specialise import SAVED, Kind, Place, Specialisation
@@ -42,27 +43,33 @@ class Recipe:
     def __init__(self, operator: Operators, kind: Kind, wrt: tuple[str, ...]) -> None:
         self._operator = operator
         self._wrt = wrt
-        self._gradients: dict[tuple[str, ...], tuple[Kind, Specialisation]] = {}
         asked = operator.specialisation(kind)
         self._takes = asked.takes
         self._kind, before = kind.plain()
-        everything = tuple(p.name for p in asked.takes if p.name in wrt or p.name in before)
-        run = self._kind.saving(everything)
-        spec = operator.specialisation(run)
-        if all(p.role != SAVED for p in spec.gives):
-            run = self._kind
+        self._gradients: dict[tuple[str, ...], tuple[Kind, Specialisation]] = {}
+        self._tangents: dict[tuple[str, ...], tuple[Kind, Specialisation]] = {}
+        run, spec = kind, asked
+        if wrt:
+            run = self._kind.saving([p.name for p in asked.takes if p.name in wrt or p.name in before])
+            spec = operator.specialisation(run)
+            if all(p.role != SAVED for p in spec.gives):
+                run = self._kind
         self.run = run.text
         self._gives = spec.gives
         places = {p.name: place for place, p in enumerate(spec.gives)}
         self.returned = [places[p.name] for p in asked.gives]
-        able = tuple(p.name for p in spec.gives if p.differentiable and p.role != SAVED)
-        full = operator.specialisation(self._kind.gradient(wrt, able))
-        # Outputs that do not depend on what is differentiated for have no gradient.
-        reached = {p.of for p in full.takes}
-        self._able = tuple(name for name in able if name in reached)
+        self._able: tuple[str, ...] = ()
+        self.kept: tuple[str, ...] = ()
+        if wrt:
+            able = tuple(p.name for p in spec.gives if p.differentiable)
+            full = operator.specialisation(self._kind.gradient(wrt, able))
+            # Outputs that do not depend on what is differentiated for have no gradient.
+            reached = {p.of for p in full.takes}
+            self._able = tuple(name for name in able if name in reached)
+            own = {p.name for p in (*asked.takes, *spec.gives)}
+            self.kept = tuple(p.name for p in full.takes if p.name in own)
         self.fixed = [places[p.name] for p in spec.gives if p.name not in self._able]
-        own = {p.name for p in (*asked.takes, *spec.gives)}
-        self.kept = tuple(p.name for p in full.takes if p.name in own)
+        self.discrete = [places[p.name] for p in spec.gives if not p.differentiable]
 
     def recorded(self, keyset: Any, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """A call of the kind, recorded by autograd, from inside the dispatcher's kernel for autograd."""
@@ -98,6 +105,22 @@ class Recipe:
         found = dict(zip(self._wrt, made, strict=True))
         return [_like(place, found.get(place.name)) for place in self._takes]
 
+    def forward_derivative(
+        self, values: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor | None]:
+        """The tangents of what ``run`` gives, from the arguments and those of their tangents that are not zero."""
+        moving = {p.name: v for p, v in zip(self._takes, tangents, strict=True) if v is not None and p.differentiable}
+        wrt = tuple(moving)
+        if wrt not in self._tangents:
+            kind = self._kind.tangent(wrt)
+            self._tangents[wrt] = kind, self._operator.specialisation(kind)
+        kind, spec = self._tangents[wrt]
+        known = {p.name: v for p, v in zip(self._takes, values, strict=True)}
+        takes = [known[p.name] if p.name in known else moving[p.of] for p in spec.takes]
+        made = self._operator.derived(takes, kind.text)
+        found = {p.of: v for p, v in zip(spec.gives, made, strict=True)}
+        return [found.get(p.name) for p in self._gives]
+
     def _gradient(self, of: tuple[str, ...]) -> tuple[Kind, Specialisation]:
         """The gradient from these outputs. Where it needs what was not kept, it is the one from all of them."""
         found = self._gradients.get(of)
@@ -123,20 +146,40 @@ class Recorded(torch.autograd.function._SingleLevelFunction):
     def forward(ctx: Any, recipe: Recipe, keyset: Any, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # In here gradients are off; the levels of torch.func around this one may want theirs.
         on = bool(_transforms())
-        with torch._C._AutoDispatchBelowAutograd(), torch.set_grad_enabled(on), _set_fwd_grad_enabled(on):
+        with torch._C._AutoDispatchBelowAutograd(), torch.set_grad_enabled(on), forward_ad._set_fwd_grad_enabled(on):
             made = recipe._operator.derived.redispatch(keyset & _after_autograd, list(values), recipe.run)
         ctx.recipe = recipe
         ctx.shapes = [value.shape for value in made]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*[made[place] for place in recipe.fixed])
         ctx.save_for_backward(*recipe.known(values, made))
+        moving = has_levels()
+        ctx.mark_non_differentiable(*[made[place] for place in (recipe.discrete if moving else recipe.fixed)])
+        if moving:
+            ctx.save_for_forward(*values)
         return tuple(made)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> Any:
+        with forward_ad._set_fwd_grad_enabled(bool(_transforms())):
+            values = [forward_ad.unpack_dual(value).primal for value in ctx.saved_tensors]  # type: ignore[no-untyped-call]
+            return tuple(ctx.recipe.forward_derivative(values, tangents[2:]))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         return None, None, *ctx.recipe.backward(ctx.saved_tensors, ctx.shapes, grads)
 
 
-def asks_for_gradients(values: Sequence[torch.Tensor | None]) -> bool:
-    """Whether autograd must record a call with these arguments."""
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values)
+def asks_for_derivatives(values: Sequence[torch.Tensor | None]) -> bool:
+    """Whether autograd must see a call with these arguments: for gradients, or because they have tangents."""
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
+        return True
+    return has_levels() and any(v is not None and _has_tangent(v) for v in values)
+
+
+def _has_tangent(value: torch.Tensor) -> bool:
+    return forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def has_levels() -> bool:
+    """Whether forward derivatives are being taken."""
+    return forward_ad._current_level >= 0

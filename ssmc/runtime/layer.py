@@ -19,7 +19,7 @@ from .binding import as_tensor, bind, check_static_names, checked_static, comple
 from .build import Call
 from .dtypes import STORAGE
 from .forms import are_plain_types, form_check, is_plain, nobody_watches
-from .gradient import asks_for_gradients
+from .gradient import asks_for_derivatives
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
 from .state import State, rebuilt
@@ -205,7 +205,7 @@ class Layer:
         states = self._state_values(state)
         outs = self._out_values(out, (*values, *(states or ())))
         tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
-        if not nobody_watches() or not are_plain_types(tensors) or asks_for_gradients(tensors):
+        if not nobody_watches() or not are_plain_types(tensors) or asks_for_derivatives(tensors):
             return self._dispatched(values, statics, state, bool(return_state), outs)
         ready, given = self._operator.call(values, statics, states, bool(return_state), outs)
         if state is not None:
@@ -297,7 +297,7 @@ class Layer:
         if out is None:
             return ()
         found = (out,) if isinstance(out, torch.Tensor) else tuple(out)
-        if asks_for_gradients(given):
+        if asks_for_derivatives(given):
             raise UserError(
                 f"{self.name}: `out` is given, and an argument requires a gradient",
                 hint="leave out `out`, or call it under torch.no_grad()",

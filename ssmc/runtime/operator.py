@@ -24,7 +24,7 @@ from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 from .binding import alternative, check_kind, checked_static, shown
 from .build import Call, Family, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
-from .gradient import Recipe, asks_for_gradients
+from .gradient import Recipe, asks_for_derivatives
 from .specialise import STATE, Kind, Place, Specialisation
 
 NAMESPACE = "ssmc"
@@ -289,7 +289,7 @@ class Operator:
 
     def _on_autograd(self, keyset: Any, *args: Any) -> list[torch.Tensor]:
         values, states = args[: self._inputs], args[-2]
-        if asks_for_gradients([*values, *(states or ())]):
+        if asks_for_derivatives([*values, *(states or ())]):
             values, statics, states, gives = self.split(args)
             kind = self.kind(values, statics, states is not None, gives)
             return self._recorded(keyset, kind, self.arguments(self.specialisation(kind), values, states))
@@ -297,15 +297,18 @@ class Operator:
             return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     def _on_autograd_derived(self, keyset: Any, values: Tensors, text: str) -> list[torch.Tensor]:
-        if asks_for_gradients(values):
+        if asks_for_derivatives(values):
             return self._recorded(keyset, kind_of(text), values)
         with torch._C._AutoDispatchBelowAutograd():
             return self.derived.redispatch(keyset & torch._C._after_autograd_keyset, values, text)
 
     def _recorded(self, keyset: Any, kind: Kind, values: Tensors) -> list[torch.Tensor]:
         """A call of that kind, recorded by autograd."""
-        places = self.specialisation(kind).takes
-        asked = [p.name for p, v in zip(places, values, strict=True) if v.requires_grad and p.differentiable]
+        spec = self.specialisation(kind)
+        if not any(p.differentiable for p in spec.gives):
+            with torch._C._AutoDispatchBelowAutograd():
+                return self.derived.redispatch(keyset & torch._C._after_autograd_keyset, list(values), kind.text)
+        asked = [p.name for p, v in zip(spec.takes, values, strict=True) if v.requires_grad and p.differentiable]
         key = kind, tuple(asked)
         recipe = self._recipes.get(key)
         if recipe is None:

@@ -18,15 +18,17 @@ import torch
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import Expr, Program, Size, evaluate_int, print_expr, walk
 
-INPUT, STATE, ADJOINT, SAVED = "input", "state", "adjoint", "saved"  # what a tensor that comes in is
-OUTPUT, NEXT = "output", "next"  # what one that goes out is; it may be SAVED or an ADJOINT, too
+# What a tensor of a call is: one that comes in, that goes out, or either.
+INPUT, STATE = "input", "state"
+OUTPUT, NEXT = "output", "next"
+ADJOINT, TANGENT, SAVED = "adjoint", "tangent", "saved"
 
 
 @dataclass(frozen=True)
 class Derivative:
-    """One derivation: ``grad``, from the adjoints of the outputs ``of`` to those of the inputs ``wrt``; or
-    ``save``, the same call that also returns what the gradients for ``wrt`` want kept. Names are those in the
-    Program that it is applied to."""
+    """One derivation: ``grad``, from the adjoints of the outputs ``of`` to those of the inputs ``wrt``; ``jvp``, from
+    the tangents of ``wrt`` to those of the outputs; or ``save``, the same call that also returns what the gradients
+    for ``wrt`` want kept. Names are those in the Program that it is applied to."""
 
     name: str
     wrt: tuple[str, ...]
@@ -74,6 +76,10 @@ class Kind:
         """The gradient of a call of this kind."""
         return replace(self, derivatives=(*self.derivatives, Derivative("grad", tuple(wrt), tuple(of))))
 
+    def tangent(self, wrt: Sequence[str]) -> Kind:
+        """The tangent of a call of this kind."""
+        return replace(self, derivatives=(*self.derivatives, Derivative("jvp", tuple(wrt))))
+
     def plain(self) -> tuple[Kind, tuple[str, ...]]:
         """The kind without ``save``, and what that saved for."""
         if self.derivatives and self.derivatives[-1].name == "save":
@@ -83,9 +89,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of a call: its name in the Program, what users call it (for adjoints and what is saved: the name
-    of the tensor that it belongs to), axes and storage; what it is; whether it has a gradient; for inputs their
-    number in the layer's signature; for adjoints the name in the Program of what they belong to."""
+    """A tensor of a call: its name in the Program, what users call it (for derivatives and what is saved: the
+    name of the tensor that it belongs to), axes and storage; what it is; whether it has a gradient; for inputs their
+    number in the layer's signature; for derivatives the name in the Program of what they belong to."""
 
     name: str
     shown: str
@@ -98,7 +104,7 @@ class Place:
 
     def described(self) -> str:
         """For messages."""
-        words = {STATE: "state ", ADJOINT: "the gradient of ", SAVED: "what is kept of "}
+        words = {STATE: "state ", ADJOINT: "the gradient of ", TANGENT: "the tangent of ", SAVED: "what is kept of "}
         return f"{words.get(self.role, '')}{self.shown!r}"
 
 

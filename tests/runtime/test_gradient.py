@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import ssmc
 from ssmc.errors import UserError
@@ -146,6 +146,13 @@ def test_gradients_through_states(batch_first: bool) -> None:
     close(torch.autograd.grad(total, (x, a, h0)), wanted)
 
 
+def test_whole_numbers_have_no_gradients() -> None:
+    op = ssmc.compile("layer codes(x[b, t]) -> n[b, t]: int:\n    n = where(x > 0, 1, 0)\n")
+    (x,) = leaves((2, 5))
+    assert not op(x).requires_grad
+    assert torch.equal(torch.func.jvp(op, (x.detach(),), (x.detach(),))[0], op(x))
+
+
 def test_strides_of_incoming_gradients() -> None:
     op, inputs = scan(length=5)
     y = op(**inputs)
@@ -233,6 +240,38 @@ def test_transforms() -> None:
     close(each[0](several, *values[1:]), each[1](several, *values[1:]))
 
 
+def test_forward_derivatives() -> None:
+    op, inputs = scan(length=6)
+    values = tuple(v.detach() for v in inputs.values())
+    directions = tuple(torch.randn_like(v) for v in values)
+    close(torch.func.jvp(op, values, directions), torch.func.jvp(by_loop, values, directions))
+    close(torch.func.jacfwd(op, argnums=2)(*values), torch.func.jacfwd(by_loop, argnums=2)(*values))
+    for requires in (False, True):
+        with forward_ad.dual_level():
+            dt = values[1].clone().requires_grad_(requires)
+            given = values[0], forward_ad.make_dual(dt, directions[1]), *values[2:]
+            (y, dot), (_, wanted) = (forward_ad.unpack_dual(f(*given)) for f in (op, by_loop))
+            close(dot, wanted)
+            close(y, op(*values))
+            assert dot.requires_grad == requires
+            if requires:
+                close(*(torch.autograd.grad(v.square().sum(), dt) for v in (dot, wanted)))
+
+
+def test_forward_derivatives_of_states() -> None:
+    op = decay()
+    x, a, start = (v.detach() for v in leaves((2, 5, 3), (3,), (2, 1, 3)))
+
+    def continued(x: Tensor, a: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = op(x, a, state=State(["y"], [start]), return_state=True)
+        return y, state["y"]
+
+    assert gradcheck(continued, tuple(v.requires_grad_() for v in (x, a, start)), check_forward_ad=True)
+    with forward_ad.dual_level():
+        y, n = mixed()(forward_ad.make_dual(x.detach(), x.detach()), torch.randn(3, 2, dtype=torch.float64))
+        assert forward_ad.unpack_dual(y).tangent is not None and forward_ad.unpack_dual(n).tangent is None
+
+
 def test_transforms_in_each_other() -> None:
     conv = ssmc.load("causal_conv1d", activation="silu")
     x, w, bias = (v.detach() for v in leaves((2, 5, 3), (3, 4), (3,)))
@@ -241,12 +280,15 @@ def test_transforms_in_each_other() -> None:
         padded = torch.nn.functional.pad(x.transpose(1, 2), (3, 0))
         return torch.nn.functional.silu(torch.nn.functional.conv1d(padded, w[:, None], bias, groups=3)).transpose(1, 2)
 
-    def inner(function: Step) -> Step:
-        return torch.func.grad(lambda w: function(x, w, bias).square().sum())
+    def loss(function: Step) -> Step:
+        return lambda w: function(x, w, bias).square().sum()
 
-    close(torch.func.jacrev(inner(conv))(w), torch.func.jacrev(inner(plain))(w), 1e-10)
-    outer = [torch.func.grad(lambda w, f=f: inner(f)(w).square().sum())(w) for f in (conv, plain)]
-    close(*outer, 1e-10)
+    wanted = torch.func.jacrev(torch.func.jacrev(loss(plain)))(w)
+    for outer in (torch.func.jacfwd, torch.func.jacrev):
+        for inner in (torch.func.jacfwd, torch.func.jacrev):
+            close(outer(inner(loss(conv)))(w), wanted, 1e-10)
+    twice = [torch.func.grad(lambda w, f=f: torch.func.grad(loss(f))(w).square().sum())(w) for f in (conv, plain)]
+    close(*twice, 1e-10)
 
 
 @pytest.mark.parametrize("gives", [False, True])
