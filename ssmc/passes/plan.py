@@ -31,6 +31,7 @@ from ssmc.ir import (
     Reduce,
     Transform,
     free_axes,
+    substitute,
     walk,
 )
 
@@ -227,6 +228,20 @@ class _Planner:
                 found += [r for r in reads(expr) if r.tensor != equation.name]
         return found
 
+    def reads_made(self, equation: Equation) -> list[Read]:
+        """Reads of an equation as a kernel makes them: a cheap value elsewhere is computed again there."""
+        found: list[Read] = []
+        for read in self.all_reads(equation):
+            found += self._through_cheap(read)
+        return found
+
+    def _through_cheap(self, read: Read) -> list[Read]:
+        if self.is_identity(read) or not self.is_cheap(read.tensor):
+            return [read]
+        cheap = self.produced[read.tensor]
+        there = substitute(cheap.expr, dict(zip(cheap.axes, read.indices, strict=True)))
+        return [read, *(made for inner in reads(there) for made in self._through_cheap(inner))]
+
     def lag(self, read: Read, axis: str) -> tuple[int, int] | None:
         """How far back along ``axis`` a read looks, at least and at most; None when not static."""
         position = self.tensors[read.tensor].axes.index(axis)
@@ -397,7 +412,7 @@ class _Planner:
         that is all it does."""
         places = set()
         for equation in unit.equations:
-            for read in self.all_reads(equation):
+            for read in self.reads_made(equation):
                 if read.tensor not in home or self.is_cheap(read.tensor):
                     continue
                 group = groups[home[read.tensor]]
@@ -511,7 +526,7 @@ class _Planner:
         rebuilt is there for every step of the chunk and a few before it."""
         way = (merged.time, merged.reverse) if merged.recurrent else None
         for equation in merged.equations:
-            for read in self.all_reads(equation):
+            for read in self.reads_made(equation):
                 if read.tensor not in merged.names or self.is_cheap(read.tensor):
                     continue
                 for axis in self.tensors[read.tensor].axes:
@@ -540,7 +555,7 @@ class _Planner:
             bad |= self.folded(equation)
             if equation.name in self.tables:
                 bad.add(str(self.tables[equation.name].time))
-            for read in self.all_reads(equation):
+            for read in self.reads_made(equation):
                 if read.tensor not in unit.names or self.is_cheap(read.tensor):
                     continue
                 axes = self.tensors[read.tensor].axes
@@ -584,7 +599,7 @@ class _Planner:
         for equation in group.equations:
             if self._is_snapshot(equation, group):
                 continue
-            for read in self.all_reads(equation):
+            for read in self.reads_made(equation):
                 if read.tensor not in group.names:
                     continue
                 for axis in self.tensors[read.tensor].axes:
