@@ -214,6 +214,7 @@ class _Planner:
         self.tables = {e.name: table for e in program.equations if (table := table_of(program, e)) is not None}
         self.snapshots = {e.name: shot for e in program.equations if (shot := snapshot_of(program, e)) is not None}
         self.rebuildable: set[str] = set()
+        self._cheap: dict[str, bool] = {}
         self.extensions: dict[str, list[Expr]] = {}
         for item in program.extensions:
             self.extensions.setdefault(item.tensor, []).append(item.expr)
@@ -257,9 +258,14 @@ class _Planner:
         return bounds[1] if bounds and bounds[0] >= 1 else None
 
     def is_cheap(self, name: str) -> bool:
-        """A map so cheap that every reader may compute it again."""
+        """A map of inputs so cheap that every reader may compute it again."""
+        if name not in self._cheap:
+            self._cheap[name] = self._costs_little(name)
+        return self._cheap[name]
+
+    def _costs_little(self, name: str) -> bool:
         equation = self.produced.get(name)
-        if equation is None or name in self.program.outputs:
+        if equation is None or name in self.program.outputs or self.depends_on_itself(name):
             return False
         flops = 0
         for node in walk(equation.expr):
@@ -268,9 +274,10 @@ class _Planner:
             if isinstance(node, Op):
                 row = OPERATIONS[node.op]
                 flops += row.flops + 100 * row.exponentials
-            if isinstance(node, Read) and node.tensor in self.produced and node.tensor != name:
-                flops += 0 if self.is_identity(node) else _CHEAP_FLOPS + 1
-        return flops <= _CHEAP_FLOPS and not self.depends_on_itself(name)
+            if isinstance(node, Read) and node.tensor in self.produced:
+                if not self.is_identity(node) or not self.is_cheap(node.tensor):
+                    return False
+        return flops <= _CHEAP_FLOPS
 
     def depends_on_itself(self, name: str) -> bool:
         return any(name in group and (len(group) > 1 or self._self_loop(name)) for group in self._components)
@@ -424,7 +431,13 @@ class _Planner:
                 ):
                     return None
                 places.add(home[read.tensor])
-        return places.pop() if len(places) == 1 else None
+        if len(places) != 1:
+            return None
+        place = places.pop()
+        after = self.parallel(replace(groups[place], equations=[*groups[place].equations, *unit.equations]))
+        if not set(self.parallel(groups[place])) - set(self.program.sequence_axes) <= set(after):
+            return None  # it reads other points of the grid
+        return place
 
     def _is_snapshot(self, equation: Equation, group: _Unit) -> bool:
         found = self.snapshots.get(equation.name)
