@@ -467,7 +467,7 @@ class _KernelLowering:
         """Operands before users and, where there is a choice, fewer loops first: what every state needs
         is then known before the loop over states, and that loop need not be split."""
         waiting = {i.node.number: i for i in items}
-        needs = {n: {u.node.number for u, _ in self._uses(i.section, i.node.args)} - {n} for n, i in waiting.items()}
+        needs = {n: {u.node.number for u, _ in self._uses(i)} - {n} for n, i in waiting.items()}
         users: dict[int, list[int]] = {}
         for number, below in needs.items():
             for other in below:
@@ -487,7 +487,7 @@ class _KernelLowering:
     def _earliest(self, item: _Item) -> int:
         """The first group in which everything that the item uses is known."""
         first = 0
-        for used, elsewhere in self._uses(item.section, item.uses):
+        for used, elsewhere in self._uses(item):
             same = used.nest == item.nest and not used.is_reduce and not elsewhere and not self._is_long(used.node)
             first = max(first, used.group if same else used.group + 1)
         write = item.statement
@@ -501,11 +501,11 @@ class _KernelLowering:
                     first = max(first, reader.group if here and reader.nest == item.nest else reader.group + 1)
         return first
 
-    def _uses(self, section: str, nodes: tuple[Node, ...]) -> list[tuple[_Item, bool]]:
-        """Items of the section that these nodes read, looking through what is not an item; the flag
+    def _uses(self, item: _Item) -> list[tuple[_Item, bool]]:
+        """Items of the same section that an item reads, looking through what is not an item; the flag
         says that a whole array of it is read, not the entry at the present point."""
-        found, seen = [], set()
-        stack = list(nodes)
+        section, found, seen = item.section, self._own_array(item), set()
+        stack = list(item.uses)
         while stack:
             node = stack.pop()
             if node.number in seen:
@@ -518,6 +518,11 @@ class _KernelLowering:
             else:
                 stack.extend(node.args)
         return found
+
+    def _own_array(self, item: _Item) -> list[tuple[_Item, bool]]:
+        """What makes the array of which the item itself is an entry."""
+        is_entry = item.statement is None and item.node.kind == "array"
+        return [(self._array_item(item.section, item.node), True)] if is_entry else []
 
     def _array_item(self, section: str, node: Node) -> _Item:
         """What makes the array that a node reads an entry of."""
@@ -570,7 +575,7 @@ class _KernelLowering:
         later: set[tuple[str, int]] = set()
         for section, place in self.sections.items():
             for item in place.items:
-                for used, elsewhere in self._all_uses(section, item.uses):
+                for used, elsewhere in self._all_uses(item):
                     other = used.section != section or used.group != item.group or used.is_reduce
                     if other or elsewhere:
                         crossing.add((used.section, used.node.number))
@@ -595,10 +600,10 @@ class _KernelLowering:
                 what = f"equations {names} need a whole row along `{axis}` at once"
                 raise Unbounded(what, axis, span)
 
-    def _all_uses(self, section: str, nodes: tuple[Node, ...]) -> list[tuple[_Item, bool]]:
+    def _all_uses(self, item: _Item) -> list[tuple[_Item, bool]]:
         """Like ``_uses``, but also of values computed ahead."""
-        found, seen = [], set()
-        stack = list(nodes)
+        section, found, seen = item.section, self._own_array(item), set()
+        stack = list(item.uses)
         while stack:
             node = stack.pop()
             if node.number in seen:

@@ -92,6 +92,9 @@ layer diagonal(u[t, d], A[d, n]: complex, C[d, n]: complex) -> y[t, d]:
      "    y = sum[k](q * S)\n", {"b": 2, "t": 7, "k": 5, "e": 6}),
     ("layer delta(q[b, t, k], v[b, t, e], g[b, t]) -> y[b, t, e]:\n    seq t\n    old = sum[k](q * S[t-1])\n"
      "    S = S[t-1] + sigmoid(g) / 9 * (v - old) * q\n    y = sum[k](q * S)\n", {"b": 2, "t": 7, "k": 5, "e": 6}),
+    ("layer mixed(x[b, t, e], U[e, k], V[e, k]) -> y[b, t, e]:\n    seq t\n    axis f < #e\n    require #k == #e\n"
+     "    h[b, t, e] = tanh(x + sum[k](U * h[t-1, e=k]))\n    y[b, t, e] = sum[f](h[e=f] * V[e=f, k=e])\n",
+     {"b": 2, "t": 7, "e": 4, "k": 4}),
     ("layer gather(x[b, t, d], E[c, d], code[b, t]: int) -> y[b, t, d]:\n    seq t\n    y = x + E[c = code - 1]\n",
      {"b": 2, "t": 7, "c": 2, "d": 6}),
     ("layer position(x[b, t, d]) -> y[b, t, d]:\n    seq t\n"
