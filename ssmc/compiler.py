@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ssmc.passes import (
     unshadow,
 )
 
-__all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "stages"]
+__all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "prepared", "stages"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def stages(
     stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
     wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
-    program = lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes or {})))))
+    program = prepared(program, sizes or {}, narrow)
     options = options or PlanOptions()
     known = dict(sizes or {})
     lanes = options.lanes or backend.lanes(held.values())
@@ -118,6 +118,12 @@ def stages(
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, text, symbol)
+
+
+def prepared(program: Program, sizes: Mapping[str, int], narrow: Collection[str] = ()) -> Program:
+    """``program`` as it is planned: the same values, written as kernels compute them. Outputs in ``narrow`` are
+    stored in less precision than they are computed in."""
+    return lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes)))))
 
 
 def _lowered(

@@ -28,16 +28,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compiler": BASE | MIDDLE,
     "derivations": BASE | MIDDLE,
     "explain": BASE | MIDDLE | {"compiler"},
-    "runtime": BASE | MIDDLE | {"compiler", "explain"},
+    "verify": BASE | MIDDLE | {"compiler"},
+    "runtime": BASE | MIDDLE | {"compiler", "explain", "verify"},
     "compat": BASE | MIDDLE | {"compiler", "runtime"},
     "__main__": {"cli"},
     "cli": BASE | MIDDLE | {"compiler", "runtime", "commands"},
-    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "runtime"},
+    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "runtime", "verify"},
     "models": BASE | MIDDLE | {"compiler", "runtime", "compat"},
 }
 # Modules that are faces of their own: what they offer concerns few, or loads NumPy.
 SECOND_FACES = {"ssmc.ir.interpret", "ssmc.ir.loops", "ssmc.ir.loops_text", "ssmc.ir.scalar"}
-TORCH = {"runtime", "compat", "models"}
+TORCH = {"verify", "runtime", "compat", "models"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

@@ -11,7 +11,8 @@ from .explain import explain
 from .fmt import fmt
 from .library import library
 from .report import BUG, WRONG_USAGE, Report, as_object, guarded, show
+from .verify import verify
 
-COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, doctor)
+COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, doctor)
 
 __all__ = ["BUG", "COMMANDS", "WRONG_USAGE", "Report", "as_object", "guarded", "show"]

@@ -53,23 +53,27 @@ def interpret(
     inputs: Mapping[str, Any],
     functions: Mapping[str, Callable[..., Any]] | None = None,
     keep: Literal["outputs", "all"] = "outputs",
+    evaluation: Callable[..., Evaluation] | None = None,
+    order: Iterable[Step] | None = None,
 ) -> dict[str, Array]:
     """The outputs of ``program`` by name (with ``keep="all"`` every tensor), in the tensors' axis order.
 
     ``inputs`` holds one array per input, with the input's axes in order; reals are taken as float64.
     ``functions`` gives the opaque functions of the Program a meaning: arrays in, one array out.
+    ``evaluation`` makes the ``Evaluation`` that runs, for those who watch or disturb single values; ``order`` is
+    ``dependence(program).order``, for those who run a Program often.
     Raises UserError for arguments that do not fit, naming tensor, axis, found and expected.
     """
     arrays = _arguments(program, inputs)
     sizes = bind_extents(program, {name: array.shape for name, array in arrays.items()})
-    order = dependence(program).order
-    evaluation = _Evaluation(program, sizes, arrays, functions or {})
+    steps = dependence(program).order if order is None else order
+    running = (evaluation or Evaluation)(program, sizes, arrays, functions or {})
     with np.errstate(all="ignore"):
-        for step in order:
-            evaluation.run(step, {})
+        for step in steps:
+            running.run(step, {})
     if keep == "all":
-        return dict(evaluation.values)
-    return {name: evaluation.values[name] for name in program.outputs}
+        return dict(running.values)
+    return {name: running.values[name] for name in program.outputs}
 
 
 def _arguments(program: Program, inputs: Mapping[str, Any]) -> dict[str, Array]:
@@ -149,8 +153,9 @@ class Points:
 # ---------------------------------------------------------------- evaluation
 
 
-class _Evaluation:
-    """One run of a Program: extents, and the tensors computed so far."""
+class Evaluation:
+    """One run of a Program: extents, and the tensors computed so far. The same Program at the same extents is
+    always evaluated in the same order."""
 
     def __init__(
         self,
@@ -239,7 +244,7 @@ class _Evaluation:
             case Read():
                 return self._read(expr, at)
             case Op(op=op, args=args):
-                return apply_operation(op, tuple(self.value(arg, at) for arg in args))
+                return self.operation(op, tuple(self.value(arg, at) for arg in args))
             case Where(condition=c, then=a, otherwise=b):
                 # Selection, not arithmetic: what the side not chosen holds is dropped.
                 sides = self.value(a, at), self.value(b, at)
@@ -250,15 +255,32 @@ class _Evaluation:
             case Transform(axis=axis):
                 return self._whole_axis(expr, axis, at)
             case Call(function=name, args=args):
-                return self._call(name, [self.value(arg, at) for arg in args], at)
+                return self.call(name, [self.value(arg, at) for arg in args], at)
         raise InternalError(f"not a value: {expr!r}")
 
-    def _call(self, name: str, args: list[Array], at: Points) -> Array:
+    # ------------------------------------------------------------ single values, to be watched or disturbed
+
+    def operation(self, op: str, args: tuple[Array, ...]) -> Array:
+        """The value of an elementwise operation."""
+        return apply_operation(op, args)
+
+    def reduction(self, kind: str, body: Array, condition: Array | None, dims: tuple[int, ...]) -> Array:
+        """``body`` folded over ``dims``, as ``reduce_values``."""
+        return reduce_values(kind, body, condition, dims)
+
+    def transform(self, kind: str, body: Array, dim: int) -> Array:
+        """A whole-axis operation, as ``transform_values``."""
+        return transform_values(kind, body, dim)
+
+    def call(self, name: str, args: list[Array], at: Points) -> Array:
+        """The value of an elementwise function."""
         function = self.functions[name]
         values = dict(zip(function.parameters, args, strict=True))
         for binding, expr in function.bindings:
             values[binding] = self.value(expr, replace(at, values=dict(values)))
         return as_type(self.value(function.result, replace(at, values=values)), function.dtype)
+
+    # ------------------------------------------------------------ reductions
 
     def _reduce(self, reduce: Reduce, at: Points) -> Array:
         if REDUCTIONS[reduce.kind].keeps_axis:
@@ -286,9 +308,9 @@ class _Evaluation:
         """Reduce or transform along dimensions on which ``at`` has the whole axes."""
         body = _spread(self.value(expr.body, at), dims, at.shape)
         if isinstance(expr, Transform):
-            return transform_values(expr.kind, body, dims[0])
+            return self.transform(expr.kind, body, dims[0])
         condition = None if expr.condition is None else _spread(self.value(expr.condition, at), dims, at.shape)
-        return reduce_values(expr.kind, body, condition, dims)
+        return self.reduction(expr.kind, body, condition, dims)
 
     # ------------------------------------------------------------ reads
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +24,9 @@ from .gradient import asks_for_derivatives
 from .operator import CALLS_KEPT, Operator, check_out
 from .specialise import Kind
 from .state import State, rebuilt
+
+if TYPE_CHECKING:
+    from ssmc.verify import Verification
 
 _size, _stride, _data_ptr = torch.Tensor.size, torch.Tensor.stride, torch.Tensor.data_ptr
 _dtype = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
@@ -361,6 +365,29 @@ class Layer:
         kind = self._kind_for(present, signatures, takes_state, returns_state, statics, STORAGE[dtype])
         spec = self._operator.specialisation(kind)
         return explain(spec.program(), sizes, spec.storage, threads)
+
+    def verify(
+        self,
+        targets: Sequence[str] | None = None,
+        dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
+        present: Sequence[str] | None = None,
+        signatures: Mapping[str, Sequence[str]] | None = None,
+        seed: int = 0,
+        **sizes: int,
+    ) -> Verification:
+        """Whether every variant of the layer agrees with every other: a table, with ``ok``. ``print`` it.
+
+        Args:
+            targets: what to compile for; by default every target there is.
+            dtypes: of real inputs.
+            present, signatures: as for ``program``; with one of them only that specialisation is looked at.
+            seed: of the inputs that are drawn.
+            sizes: extents of small cases; by default they follow from the equations.
+        """
+        from ssmc.verify import verify
+
+        storages = [STORAGE[dtype] for dtype in dtypes]
+        return verify(self, targets, storages, present, signatures, sizes, seed, jobs=os.cpu_count() or 1)
 
     def program(
         self,

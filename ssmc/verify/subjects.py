@@ -1,0 +1,263 @@
+"""What is verified: the derived Programs, in the interpreter, and the compiled operator of each target.
+
+Both answer the same questions about a case: the outputs of the whole, those of consecutive pieces, and so on. What
+they answer is compared with what the interpreter says of the Program as written (``meaning``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ssmc import compiler, passes
+from ssmc.dsl import LayerSignature
+from ssmc.errors import Unsupported
+from ssmc.ir import Program
+
+from .cases import Case, Variant
+from .evaluate import Array, Arrays, run
+from .meaning import cut, join
+
+TORCH = {
+    "f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "i64": torch.int64,
+    "c64": torch.complex64, "c128": torch.complex128, "b8": torch.bool,
+}  # fmt: skip
+WORDS = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+# Where the tensors of a target live. Targets that are not here have no operator to call.
+DEVICES = {"c": "cpu"}
+
+
+class Layer(Protocol):
+    """What is needed of a compiled layer; ``ssmc.runtime.Layer`` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def signature(self) -> LayerSignature: ...
+    @property
+    def statics(self) -> Mapping[str, Any]: ...
+    def __call__(self, /, *args: Any, **named: Any) -> Any: ...
+    def program(
+        self,
+        present: Sequence[str] | None = ...,
+        signatures: Mapping[str, Sequence[str]] | None = ...,
+        takes_state: bool = ...,
+        returns_state: bool = ...,
+        **statics: Any,
+    ) -> Program: ...
+
+
+def time_axis(program: Program) -> str:
+    """The one sequence axis; Unsupported if there is none, or several."""
+    if not program.sequence_axes:
+        raise Unsupported(f"{program.name} has no sequence axis: none is declared with `seq`")
+    if len(program.sequence_axes) > 1:
+        raise Unsupported(f"{program.name} has {len(program.sequence_axes)} sequence axes")
+    return program.sequence_axes[0]
+
+
+# ---------------------------------------------------------------- derived Programs
+
+
+@dataclass
+class Derived:
+    """The derived Programs, run by the interpreter."""
+
+    made: dict[Any, Program] = field(default_factory=dict)
+    label: str = "equations"
+    storage: str = "f64"
+
+    def derive(self, key: Any, make: Any) -> Program:
+        """A derived Program, made once."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def step(self, variant: Variant, takes: bool) -> Program:
+        return self.derive(("step", id(variant), takes), lambda: passes.step(variant.program, takes=takes, gives=True))
+
+    def whole(self, case: Case) -> Arrays:
+        """The outputs of the Program that compilation starts from."""
+        return run(compiler.prepared(case.program, case.sizes), case.inputs)
+
+    def form(self, variant: Variant, form: Any) -> Arrays:
+        """The outputs of a derived form."""
+        return run(form.program, form.inputs)
+
+    def pieces(self, case: Case, cuts: Sequence[int]) -> tuple[Arrays, Arrays]:
+        """The outputs, joined, of the pieces between ``cuts``, and the state after the last."""
+        time = time_axis(case.program)
+        state: Arrays = {}
+        made: list[Arrays] = []
+        for start, end in pairs(cuts, case.sizes[time]):
+            program = self.step(case.variant, bool(made))
+            here = cut(case.inputs, case.program.inputs, time, start, end)
+            found = run(program, {t.name: {**here, **state}[t.name] for t in program.inputs})
+            state = {taken(name): array for name, array in found.items() if name not in case.program.outputs}
+            made.append(found)
+        return join(made, case.program, time), {shown(name): value for name, value in state.items()}
+
+
+def pairs(cuts: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
+    """The stretches between ``cuts``."""
+    ends = [0, *cuts, length]
+    yield from zip(ends, ends[1:], strict=False)
+
+
+def shown(name: str) -> str:
+    """What a State calls what a stepped Program takes: ``h`` for ``h.state``, ``t`` for ``t.offset``."""
+    return name.removesuffix(".state").removesuffix(".offset")
+
+
+def taken(name: str) -> str:
+    """The input that takes an output of a step: ``h.state`` for ``h.next``."""
+    if name.endswith(".next_offset"):
+        return name.removesuffix(".next_offset") + ".offset"
+    return name.removesuffix(".next") + ".state"
+
+
+# ---------------------------------------------------------------- compiled operators
+
+
+@dataclass
+class Compiled:
+    """The operator of a layer on one target, for inputs of one storage."""
+
+    layer: Layer
+    target: str
+    storage: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.target}, {WORDS[self.storage]}"
+
+    @property
+    def device(self) -> str:
+        if self.target not in DEVICES:
+            raise Unsupported(f"target {self.target!r} has no operator to call")
+        return DEVICES[self.target]
+
+    def tensors(self, inputs: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        """Arguments of the operator."""
+        return {name: self.tensor(array) for name, array in inputs.items()}
+
+    def tensor(self, array: Array) -> torch.Tensor:
+        dtypes = {"f": TORCH[self.storage], "i": torch.int64, "b": torch.bool,
+                  "c": torch.complex128 if self.storage == "f64" else torch.complex64}  # fmt: skip
+        return torch.from_numpy(np.array(array)).to(self.device, dtypes[array.dtype.kind])
+
+    def raw(self, variant: Variant, arguments: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """The outputs of a call by name, as it returns them; the state, if asked for, as ``state``."""
+        made = self.layer(**arguments, **variant.statics, **options)
+        values = made if isinstance(made, tuple) else (made,)
+        names = [output.name for output in self.layer.signature.outputs]
+        names += ["state"] * bool(options.get("return_state"))
+        return dict(zip(names, values, strict=True))
+
+    def arrays(self, made: Mapping[str, torch.Tensor]) -> Arrays:
+        """What was returned, as arrays; its memory is spoiled, so that a call that leaves a gap in memory that comes
+        after it does not find the right numbers there."""
+        found = {name: np.array(array_of(value)) for name, value in made.items()}
+        for value in made.values():
+            spoil(value)
+        return found
+
+    def call(self, variant: Variant, arguments: Mapping[str, Any], **options: Any) -> tuple[Arrays, Any]:
+        """The outputs by name, and the state if it is asked for."""
+        made = self.raw(variant, arguments, **options)
+        state = made.pop("state", None) if options.get("return_state") else None
+        return self.arrays(made), state
+
+    def whole(self, case: Case) -> Arrays:
+        """The outputs of one call."""
+        return self.call(case.variant, self.tensors(case.inputs))[0]
+
+    def pieces(self, case: Case, cuts: Sequence[int]) -> tuple[Arrays, Arrays]:
+        """As ``Derived.pieces``, by one call for each piece."""
+        time = time_axis(case.program)
+        arguments = self.tensors(case.inputs)
+        later = {t.name for t in passes.step(case.program, takes=True, gives=True).inputs}
+        state: Any = None
+        made: list[Arrays] = []
+        for start, end in pairs(cuts, case.sizes[time]):
+            here = {
+                t.name: stretch(arguments[t.name], t.axes, time, start, end)
+                for t in case.program.inputs
+                if state is None or t.name in later
+            }
+            given = {} if state is None else {"state": state}
+            found, state = self.call(case.variant, here, return_state=True, **given)
+            made.append(found)
+        carried = {name: array_of(value) for name, value in state.tensors.items()}
+        return join(made, case.program, time), carried
+
+    def state_after(self, case: Case, length: int) -> Any:
+        """The state after the first tokens of a case."""
+        time = time_axis(case.program)
+        arguments = self.tensors(case.inputs)
+        here = {t.name: stretch(arguments[t.name], t.axes, time, 0, length) for t in case.program.inputs}
+        return self.raw(case.variant, here, return_state=True)["state"]
+
+    def step_gradient(self, case: Case, derived: Case, state: Any, names: Mapping[str, str], step: Program) -> Arrays:
+        """The gradients of a call that continues ``state``, from its outputs and the state that it returns."""
+        sought, sources = passes.differentiable(step)
+        given = (
+            {t.name for t in step.inputs} - {f"{n}.state" for n in state.names} - {f"{n}.offset" for n in state.names}
+        )
+        leaves = {n: self.tensor(case.inputs[n]).requires_grad_(n in sought) for n in given}
+        held = [v.clone().requires_grad_(v.is_floating_point() or v.is_complex()) for v in state.values]
+        with torch.enable_grad():
+            made = self.raw(case.variant, leaves, state=type(state)(state.names, held), return_state=True)
+        after = made.pop("state")
+        outs = {**made, **{f"{n}.next": v for n, v in after.tensors.items()}}
+        ins = {**leaves, **{f"{n}.state": v for n, v in zip(state.names, held, strict=True)}}
+        wanted = [ins[n] for n in sought]
+        adjoints = [self.tensor(derived.inputs[names[n]]).to(outs[n].dtype) for n in sources]
+        found = gradients([outs[n] for n in sources], wanted, adjoints)
+        return {names[n]: array_of(value) for n, value in zip(sought, found, strict=True)}
+
+    def jvp(
+        self, variant: Variant, arguments: Mapping[str, torch.Tensor], along: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """How the outputs move as the arguments do."""
+        names = list(along)
+
+        def function(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(self.raw(variant, {**arguments, **dict(zip(names, values, strict=True))}).values())
+
+        made: Any = torch.func.jvp(function, tuple(arguments[n] for n in names), tuple(along[n] for n in names))
+        return dict(zip((o.name for o in self.layer.signature.outputs), made[1], strict=True))
+
+
+def gradients(
+    outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], adjoints: Sequence[torch.Tensor], **more: Any
+) -> list[torch.Tensor]:
+    """What autograd gives; zeros where outputs do not depend on an input."""
+    found: Sequence[Any] = torch.autograd.grad(outputs, inputs, adjoints, allow_unused=True, **more)
+    return [torch.zeros_like(i) if value is None else value for i, value in zip(inputs, found, strict=True)]
+
+
+def stretch(tensor: torch.Tensor, axes: Sequence[str], time: str, start: int, end: int) -> torch.Tensor:
+    """A tensor from ``start`` to ``end`` along ``time``, if it has that axis."""
+    return tensor.narrow(axes.index(time), start, end - start) if time in axes else tensor
+
+
+def spoil(value: torch.Tensor) -> None:
+    """Overwrite a tensor with what no layer returns."""
+    with torch.no_grad():
+        value.fill_(torch.nan if value.is_floating_point() or value.is_complex() else 1)
+
+
+def array_of(value: torch.Tensor) -> Array:
+    """A tensor as the interpreter has it: reals in float64."""
+    value = value.detach().resolve_conj().resolve_neg().cpu()
+    if value.is_complex():
+        value = value.to(torch.complex128)
+    elif value.is_floating_point():
+        value = value.to(torch.float64)
+    result: Array = value.numpy()
+    return result
