@@ -10,6 +10,7 @@ from .mask import mask
 from .pack import pack
 from .partial import partial
 from .plan import KernelPlan, Plan, PlanOptions, plan
+from .ragged import leading_axes
 from .ranges import MissingExtent
 from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving
 from .reverse import reverse

@@ -14,7 +14,7 @@ from ssmc.errors import UserError
 
 from .dtypes import SCALARS, STORAGE, TORCH_DTYPES, names_of, short
 
-OPTIONS = ("state", "return_state", "out")
+OPTIONS = ("state", "return_state", "out", "cu_seqlens", "seq_idx", "position_ids", "mask", "reverse", "states_at")
 
 
 def bind(layer: LayerSignature, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

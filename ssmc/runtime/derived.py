@@ -1,6 +1,10 @@
 """The Program of a kind of call, and what each tensor that it takes and gives is.
 
-    the layer, on a piece of a sequence  ->  any number of jvp, grad  or  these and then save
+    the layer  ->  step  ->  rows, mask, states_at, reverse, pack  ->  any number of jvp, grad  or  these and then save
+
+The state that a call returns is said by its end: so ``step`` and ``states_at`` come before ``reverse``. A document is
+run backwards as a whole sequence is, so ``pack`` comes after it. The places of ``states_at`` count padding too, so it
+comes after ``mask``.
 
 The gradient of a layer keeps what its recurrences hold at chunks of time, and what is discrete (``recompute``):
 ``save`` is the call that returns it further, every gradient takes it. Gradients of gradients differentiate what
@@ -22,16 +26,47 @@ from ssmc.passes import (
     grad,
     jvp,
     kept_values,
+    leading_axes,
+    mask,
+    pack,
     rebuilding,
+    reverse,
+    rows,
     saving,
+    states_at,
+    step,
     tangent_names,
     tensors_read,
     tidied,
 )
 
-from .specialise import ADJOINT, INPUT, NEXT, OUTPUT, SAVED, STATE, TANGENT, Derivative, Kind, Place, Specialisation
+from .specialise import (
+    ADJOINT,
+    INPUT,
+    LAYOUT,
+    NEXT,
+    OUTPUT,
+    SAVED,
+    STATE,
+    TANGENT,
+    Derivative,
+    Kind,
+    Place,
+    Specialisation,
+)
 
-_STATE, _NEXT, _OFFSET, _NEXT_OFFSET = ".state", ".next", ".offset", ".next_offset"
+# How what is carried is called in Programs.
+_TAKEN, _GIVEN = (".state", ".offset"), (".next", ".next_offset", ".at", ".at_offset")
+# How what says where sequences lie is called in Programs, and in messages.
+_LAYOUTS = {"doc": "documents", "start": "documents", "end": "documents", "valid": "mask", "at": "states_at"}
+_ARRANGEMENTS: dict[str, Callable[[Program, Sequence[str]], Program]] = {
+    "rows": rows,
+    "mask": mask,
+    "states_at": states_at,
+    "reverse": lambda program, batch: reverse(program),
+    "pack": pack,
+}
+ARRANGEMENTS = tuple(_ARRANGEMENTS)
 
 
 @dataclass(frozen=True)
@@ -81,12 +116,30 @@ def specialised(layer: str, made: Derived, program: Callable[[], Program]) -> Sp
     return Specialisation(layer, made.takes, made.gives, stated, requirements, program)
 
 
+def arranged(layer: str, kind: Kind, program: Program) -> Program:
+    """A layer on a piece of a sequence if a state comes in or goes out, its sequences lying as the kind says.
+
+    Raises Unsupported, naming the equation, for a layer that has no such form; UserError for too many batch axes.
+    """
+    batch = leading_axes(program, program.sequence_axes[0]) if len(program.sequence_axes) == 1 else ()
+    if kind.takes or kind.gives:
+        program = step(program, kind.takes, kind.gives)
+    for name, count in kind.arranged:
+        if count > len(batch) and program.sequence_axes:
+            shape = ", ".join((*batch, program.sequence_axes[0]))
+            raise UserError(
+                f"{layer}: sequences cannot differ along {count} axes", expected=f"at most those of [{shape}]"
+            )
+        program = _ARRANGEMENTS[name](program, batch[:count])
+    return program
+
+
 def derived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) -> Derived:
     """All derivations of a kind of call, applied to the layer.
 
     Args:
         inputs: the names of the layer's inputs.
-        program: the layer, on a piece of a sequence if a state comes in or goes out.
+        program: the layer, arranged as the kind says.
 
     Raises UserError if a state comes in and an input is given that the state takes the place of.
     """
@@ -135,13 +188,14 @@ def _underived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) 
             takes.append(Place(t.name, t.name, t.axes, held[t.name], INPUT, t.name in able[0], numbers[t.name]))
         else:
             storage = state_storage(t.dtype, held)
-            takes.append(Place(t.name, _state_name(t.name), t.axes, storage, STATE, t.name in able[0]))
+            role = STATE if t.name.endswith(_TAKEN) else LAYOUT
+            takes.append(Place(t.name, _shown(t.name, role), t.axes, storage, role, t.name in able[0]))
     gives = []
     tensors = program.tensors()
     for name in program.outputs:
         t, has_gradient = tensors[name], name in able[1]
-        if name.endswith((_NEXT, _NEXT_OFFSET)):
-            gives.append(Place(name, _state_name(name), t.axes, state_storage(t.dtype, held), NEXT, has_gradient))
+        if name.endswith(_GIVEN):
+            gives.append(Place(name, _shown(name, NEXT), t.axes, state_storage(t.dtype, held), NEXT, has_gradient))
         else:
             gives.append(Place(name, name, t.axes, output_storage(t.dtype, held), OUTPUT, has_gradient))
     return Derived(program, tuple(takes), tuple(gives))
@@ -159,9 +213,8 @@ def _adjoint(tensor: Tensor, of: Place) -> Place:
     return Place(tensor.name, of.shown, tensor.axes, storage, ADJOINT, of=of.name)
 
 
-def _state_name(name: str) -> str:
-    """What users call a carried value: ``h`` for ``h.state`` and ``h.next``, ``t`` for ``t.offset``."""
-    for suffix in (_STATE, _NEXT, _OFFSET, _NEXT_OFFSET):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name
+def _shown(name: str, role: str) -> str:
+    """What users call a carried value: ``h`` for ``h.state`` and ``h.next``, ``t`` for ``t.offset``; and what says
+    where sequences lie."""
+    carrier, _, suffix = name.rpartition(".")
+    return _LAYOUTS[suffix] if role == LAYOUT else carrier

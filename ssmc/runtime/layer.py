@@ -16,6 +16,7 @@ from ssmc.errors import UserError
 from ssmc.explain import Explanation, explain
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 
+from .arrange import Arranged, Geometry, arguments, arranged, split
 from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
 from .build import Call
 from .dtypes import STORAGE
@@ -74,10 +75,26 @@ class Layer:
             step or many.
         return_state: also return the state after the last step, as the last value.
         out: a tensor, or a tuple of them, that takes the outputs.
+        cu_seqlens: (documents + 1,) ints: the sequence is many documents, one after the other, the same in
+            all rows; where each begins, and the end of the last. Nothing passes from one to the next.
+        seq_idx: (length,) or (batch, length) ints: the same, a document being a stretch of equal numbers.
+        position_ids: (length,) or (batch, length) ints: the same, a document beginning where there is 0.
+        mask: (length,) or (batch, length) bools or ints: where there is a token. Elsewhere is padding, in
+            any place: it changes no state, is no position, and its outputs are 0.
+        reverse: run from the last token to the first, in each document.
+        states_at: (number,) or (batch, number) ints: return the states after so many indices of the
+            sequence in place of the last one.
         others: inputs, and static parameters to change for this call.
+
+    A state of packed documents has one more axis, with an entry for each: in front, or after the batch axes
+    where rows have documents of their own; rows with fewer of them have empty ones at the end, which return
+    the state that came in. The same goes for the states of `states_at`. A state that a padded call returned
+    is like any other, but its position is one for each row. Where a layer has an input or a static parameter
+    of one of these names, as causal_conv1d has `seq_idx`, the name means that.
 
     Raises:
         UserError: an argument is wrong; the message names it, what it is and what was expected.
+        Unsupported: a layer has no such form, such as a state where it looks ahead; the equation is named.
         ToolchainError: no compiler, or not enough memory for working space.
 
     The first call with new dtypes, numbers of axes or inner extents compiles (about a second); a new
@@ -205,24 +222,23 @@ class Layer:
         out: torch.Tensor | Sequence[torch.Tensor] | None,
     ) -> Any:
         """Any call outside of tracing: check everything, compile if need be, remember the form."""
-        values, statics = self._bound(args, named)
+        inputs, asked = split(self.signature, named)
+        values, statics = self._bound(args, inputs)
         states = self._state_values(state)
         outs = self._out_values(out, (*values, *(states or ())))
+        if asked or state is not None:
+            passes = arranged(self.signature, asked, state)
+            if passes:
+                return self._arranged(passes, asked, values, statics, state, return_state, outs)
         tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
         if not nobody_watches() or not are_plain_types(tensors) or asks_for_derivatives(tensors):
             return self._dispatched(values, statics, state, bool(return_state), outs)
         ready, given = self._operator.call(values, statics, states, bool(return_state), outs)
         if state is not None:
             self._check_state_names(state, [p.shown for p in ready.spec.states])
-        if outs:
-            check_out(self.name, ready, given, outs)
-            made = ready.run(map(_data_ptr, given), outs)
-            for value in outs:
-                torch.autograd.graph.increment_version(value)
-        else:
-            made = ready.run(map(_data_ptr, given))
-            if {*map(id, given)} == {*map(id, tensors)}:  # nothing was converted on the way
-                self._remember(args, named, state, return_state, ready)
+        made = self._run(ready, given, outs)
+        if not outs and {*map(id, given)} == {*map(id, tensors)}:  # nothing was converted on the way
+            self._remember(args, named, state, return_state, ready)
         return self._returned(made, ready.spec.state_names if return_state else None)
 
     def _traced(
@@ -234,8 +250,13 @@ class Layer:
         out: torch.Tensor | Sequence[torch.Tensor] | None,
     ) -> Any:
         """The same call as a node of a graph."""
-        values, statics = self._bound(args, named)
+        inputs, asked = split(self.signature, named)
+        values, statics = self._bound(args, inputs)
         outs = self._out_values(out, (*values, *(self._state_values(state) or ())))
+        if asked or state is not None:
+            passes = arranged(self.signature, asked, state)
+            if passes:
+                return self._arranged(passes, asked, values, statics, state, return_state, outs)
         return self._dispatched(values, statics, state, bool(return_state), outs)
 
     def _dispatched(
@@ -252,9 +273,45 @@ class Layer:
         if state is not None:
             self._check_state_names(state, self._names(ranks, statics, True))
         made = self._overload(*values, *statics, None if states is None else list(states), return_state)
-        if outs:
-            made = [*(target.copy_(value) for target, value in zip(outs, made, strict=False)), *made[len(outs) :]]
-        return self._returned(made, self._names(ranks, statics, state is not None) if return_state else None)
+        return self._returned(
+            _copied(made, outs), self._names(ranks, statics, state is not None) if return_state else None
+        )
+
+    def _arranged(
+        self,
+        passes: Arranged,
+        asked: dict[str, Any],
+        values: list[torch.Tensor | None],
+        statics: tuple[StaticValue, ...],
+        state: State | None,
+        return_state: bool,
+        outs: Sequence[torch.Tensor],
+    ) -> Any:
+        """A call whose sequences are packed, padded or run backwards, or that gives states on the way."""
+        gives = bool(return_state) or "states_at" in asked
+        if _is_compiling():
+            forms = tuple([None if v is None else (v.dim(), v.dtype) for v in values])
+            known = self._geometry(forms, statics, state is not None, gives, passes)
+        else:
+            known = self._operator.geometry(self._operator.kind(values, statics, state is not None, gives, passes))
+        if state is not None:
+            self._check_state_names(state, known.names)
+        given = arguments(self.name, asked, known, values, state)
+        names = known.returned if gives else None
+        if _is_compiling() or not nobody_watches() or not are_plain_types(given) or asks_for_derivatives(given):
+            return self._returned(_copied(self._operator.derived(given, known.text), outs), names)
+        ready, taken = self._operator.call_derived(given, known.text, outs)
+        return self._returned(self._run(ready, taken, outs), names)
+
+    def _run(self, ready: Call, given: Sequence[torch.Tensor], outs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What a ready call gives, written to ``outs`` as far as there are any."""
+        if not outs:
+            return ready.run(map(_data_ptr, given))
+        check_out(self.name, ready, given, outs)
+        made = ready.run(map(_data_ptr, given), outs)
+        for value in outs:
+            torch.autograd.graph.increment_version(value)
+        return made
 
     def _returned(self, made: list[torch.Tensor], names: Sequence[str] | None) -> Any:
         """What a call returns: the output or outputs, then the state."""
@@ -320,6 +377,20 @@ class Layer:
     # Dynamo takes the result as a constant instead of tracing into the compiler; the public decorator
     # torch.compiler.assume_constant_result sets this too, but imports Dynamo, which takes a second.
     _names._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _geometry(
+        self,
+        forms: tuple[tuple[int, torch.dtype] | None, ...],
+        statics: tuple[StaticValue, ...],
+        takes: bool,
+        gives: bool,
+        passes: Arranged,
+    ) -> Geometry:
+        """The geometry of a call whose inputs have that many axes and these dtypes."""
+        values = [None if form is None else torch.empty((0,) * form[0], dtype=form[1]) for form in forms]
+        return self._operator.geometry(self._operator.kind(values, statics, takes, gives, passes))
+
+    _geometry._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _remember(
         self, args: tuple[Any, ...], named: dict[str, Any], state: State | None, return_state: bool, call: Call
@@ -429,3 +500,10 @@ class Layer:
             absent = present is not None and not item.required and item.name not in present
             inputs.append(None if absent else (chosen, usual[item.dtype]))
         return Kind(tuple(inputs), complete_statics(self.signature, self._fixed, statics), takes_state, returns_state)
+
+
+def _copied(made: list[torch.Tensor], outs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What a call gave, the outputs copied to ``outs`` if there are any."""
+    if not outs:
+        return made
+    return [*(target.copy_(value) for target, value in zip(outs, made, strict=False)), *made[len(outs) :]]

@@ -21,6 +21,7 @@ from ssmc.dsl import InputSignature, LayerSignature
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
 
+from .arrange import Arranged, Geometry, geometry
 from .binding import alternative, check_kind, checked_static, shown
 from .build import Call, Family, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
@@ -58,6 +59,7 @@ class Operator:
         self.families: dict[Kind, Family] = {}
         self.latest: tuple[Kind, Call] | None = None
         self._calls: dict[Any, Call] = {}
+        self._geometries: dict[Kind, Geometry] = {}
         self._lock = threading.RLock()
         self._inputs = len(self.signature.inputs)
         self._library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -67,7 +69,14 @@ class Operator:
 
     # ------------------------------------------------------------ what kind of call it is
 
-    def kind(self, values: Sequence[torch.Tensor | None], statics: tuple[Any, ...], takes: bool, gives: bool) -> Kind:
+    def kind(
+        self,
+        values: Sequence[torch.Tensor | None],
+        statics: tuple[Any, ...],
+        takes: bool,
+        gives: bool,
+        arranged: Arranged = (),
+    ) -> Kind:
         """The kind of a call; UserError for a device, dtype or number of axes that no layer is made for."""
         inputs: list[tuple[tuple[str, ...], str] | None] = []
         for item, value in zip(self.signature.inputs, values, strict=True):
@@ -76,7 +85,7 @@ class Operator:
                 continue
             check_kind(self.layer, item, value, DEVICES)
             inputs.append((alternative(self.layer, item, value), STORAGE[value.dtype]))
-        return Kind(tuple(inputs), statics, takes, gives)
+        return Kind(tuple(inputs), statics, takes, gives, arranged)
 
     def kind_of_ranks(self, ranks: tuple[int | None, ...], statics: tuple[Any, ...], takes: bool, gives: bool) -> Kind:
         """A kind of which only the names matter: the usual storage for every input."""
@@ -93,6 +102,13 @@ class Operator:
         if found is None:
             with self._lock:
                 found = self.specialisations[kind] = self.source.specialisation(kind)
+        return found
+
+    def geometry(self, kind: Kind) -> Geometry:
+        """Where a call of that kind finds what it takes."""
+        found = self._geometries.get(kind)
+        if found is None:
+            found = self._geometries[kind] = geometry(kind, self.specialisation(kind))
         return found
 
     def arguments(self, spec: Specialisation, values: Sequence[torch.Tensor | None], states: Tensors | None) -> Tensors:
@@ -210,18 +226,25 @@ class Operator:
 
     def run_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
         """All that a call of the kind that ``text`` stands for gives, from all that it takes, on the CPU."""
+        ready, given = self.call_derived(values, text)
+        return ready.run(map(torch.Tensor.data_ptr, given))
+
+    def call_derived(self, values: Tensors, text: str, out: Tensors = ()) -> tuple[Call, Tensors]:
+        """A call of that kind made ready, and the arguments whose addresses it takes, in order."""
         values = [_plain(v) for v in values]
-        key = (text, *map(_form, values))
+        key = (text, *map(_form, values), "out", *map(_form, out))
         ready = self._calls.get(key)
         if ready is None:
             with self._lock:
                 kind = kind_of(text)
                 self._check_values(self.specialisation(kind), values)
-                ready = self._ready(kind, values)
+                ready = self._ready(kind, values, out)
+                if not kind.derivatives:
+                    self.latest = kind, ready
                 if len(self._calls) >= CALLS_KEPT:
                     self._calls.clear()
                 self._calls[key] = ready
-        return ready.run(map(torch.Tensor.data_ptr, values))
+        return ready, values
 
     def fake_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
         """Empty tensors of the shapes and dtypes that ``run_derived`` returns; sizes may be symbolic."""

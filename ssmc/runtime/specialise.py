@@ -1,5 +1,5 @@
 """A layer for one kind of call: which inputs are given, with which axes and dtypes, with or without state,
-and what is derived from it.
+how its sequences lie, and what is derived from it.
 
 A ``Specialisation`` says what such a call takes and returns, and the extents of every axis from the
 shapes of its arguments; sizes may be symbolic. It needs no compiler, so it serves tracing too.
@@ -19,7 +19,7 @@ from ssmc.errors import InternalError, UserError
 from ssmc.ir import Expr, Program, Size, evaluate_int, print_expr, walk
 
 # What a tensor of a call is: one that comes in, that goes out, or either.
-INPUT, STATE = "input", "state"
+INPUT, STATE, LAYOUT = "input", "state", "layout"
 OUTPUT, NEXT = "output", "next"
 ADJOINT, TANGENT, SAVED = "adjoint", "tangent", "saved"
 
@@ -39,12 +39,14 @@ class Derivative:
 class Kind:
     """What a Program is made for, sizes aside. ``inputs``: for each input of the layer its axes and
     storage, None where it is absent. ``statics``: in the order of the layer. ``takes``, ``gives``:
-    whether a state comes in, goes out. ``derivatives``: in the order in which they are applied."""
+    whether a state comes in, goes out. ``arranged``: how sequences lie, as the names of passes and the number of
+    batch axes along which they differ in that. ``derivatives``: in the order in which they are applied."""
 
     inputs: tuple[tuple[tuple[str, ...], str] | None, ...]
     statics: tuple[Any, ...]
     takes: bool = False
     gives: bool = False
+    arranged: tuple[tuple[str, int], ...] = ()
     derivatives: tuple[Derivative, ...] = ()
 
     @functools.cached_property
@@ -62,6 +64,7 @@ class Kind:
             tuple(made["statics"]),
             made["takes"],
             made["gives"],
+            tuple((name, axes) for name, axes in made["arranged"]),
             tuple(Derivative(d["name"], tuple(d["wrt"]), tuple(d["of"])) for d in made["derivatives"]),
         )
 
@@ -129,6 +132,11 @@ class Specialisation:
     def states(self) -> tuple[Place, ...]:
         """The state that comes in."""
         return tuple(place for place in self.takes if place.role == STATE)
+
+    @functools.cached_property
+    def layouts(self) -> tuple[Place, ...]:
+        """What says how sequences lie."""
+        return tuple(place for place in self.takes if place.role == LAYOUT)
 
     @functools.cached_property
     def outputs(self) -> tuple[Place, ...]:

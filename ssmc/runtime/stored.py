@@ -24,7 +24,6 @@ from ssmc.compiler import Argument, Compiled, compile_program, load_entry
 from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
 from ssmc.errors import UserError
 from ssmc.ir import Program
-from ssmc.passes import step
 
 from .build import Variant
 from .codec import (
@@ -35,7 +34,7 @@ from .codec import (
     specialisation_from_json,
     specialisation_to_json,
 )
-from .derived import Derived, derived, specialised
+from .derived import Derived, arranged, derived, specialised
 from .specialise import Kind, Specialisation
 
 DESCRIPTION = "description.json"
@@ -95,7 +94,7 @@ class StoredSource:
         kind = replace(kind, derivatives=())
         if kind not in self._layers:
             made = elaborate(self.module, self.signature.name, self._choice(kind))
-            self._layers[kind] = step(made, kind.takes, kind.gives) if kind.takes or kind.gives else made
+            self._layers[kind] = arranged(self.signature.name, kind, made)
         return self._layers[kind]
 
     def _choice(self, kind: Kind) -> Choice:
