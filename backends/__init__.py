@@ -8,11 +8,12 @@ from . import toolchain
 from .base import TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
-from .storage import ALLOWED, BYTES, default_storage, output_storage, state_storage
+from .storage import ALLOWED, BYTES, REALS, default_storage, output_storage, state_storage
 
 __all__ = [
     "ALLOWED",
     "BYTES",
+    "REALS",
     "TARGETS",
     "Cache",
     "Target",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from ssmc.backends import output_storage, state_storage
 from ssmc.errors import UserError
-from ssmc.ir import COMPLEX, Program, Tensor
+from ssmc.ir import COMPLEX, REAL, Program, Tensor
 from ssmc.passes import (
     Kept,
     differentiable,
@@ -197,7 +197,8 @@ def _underived(layer: str, kind: Kind, inputs: Sequence[str], program: Program) 
         if name.endswith(_GIVEN):
             gives.append(Place(name, _shown(name, NEXT), t.axes, state_storage(t.dtype, held), NEXT, has_gradient))
         else:
-            gives.append(Place(name, name, t.axes, output_storage(t.dtype, held), OUTPUT, has_gradient))
+            storage = kind.narrow if kind.narrow and t.dtype is REAL else output_storage(t.dtype, held)
+            gives.append(Place(name, name, t.axes, storage, OUTPUT, has_gradient))
     return Derived(program, tuple(takes), tuple(gives))
 
 

@@ -1,7 +1,7 @@
 """Telling fast whether a call is like an earlier one and may go straight to machine code.
 
 It may when every argument is a plain tensor on the CPU whose values lie in memory as they are, nobody
-asks for gradients, and no mode, tracer, transform or profiler wants to see the operator go by.
+asks for gradients, and no mode, tracer, transform, autocast or profiler wants to see the operator go by.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _grad_enabled = torch.is_grad_enabled
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
 _transforms: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 _jit_tracing: Callable[[], Any] = torch._C._get_tracing_state
+_autocasting = torch._C._is_any_autocast_enabled
 _profiling = torch.autograd._profiler_enabled
 
 # What Dynamo checks tensors with: one call for type, dispatch keys (device, views, transforms), dtype, sizes
@@ -32,7 +33,7 @@ _guards: Any = torch._C._dynamo.guards.TensorGuards if torch.__version__.startsw
 def form_check(given: Sequence[torch.Tensor]) -> Callable[..., bool]:
     """A function of arguments: are they plain tensors exactly like these, under the same dispatch state?
 
-    It may say no where the answer is yes. It does not look at grad mode, modes and profilers.
+    It may say no where the answer is yes. It does not look at grad mode, modes, autocast and profilers.
     """
     if _guards is None or not given:
         return _never
@@ -51,6 +52,7 @@ def nobody_watches() -> bool:
         or _transforms()
         or _jit_tracing()
         or _profiling()
+        or _autocasting()
         or forward_ad._current_level >= 0
     )
 

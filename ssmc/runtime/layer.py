@@ -68,7 +68,9 @@ class Layer:
 
     Dtypes: real inputs float64, float32, bfloat16 or float16, mixed at will; arithmetic is done in
     float32, in float64 if any input is; outputs have the dtype of the real inputs if all have the same,
-    else the one computed in. ints are int64 or int32, conditions bool.
+    else the one computed in. ints are int64 or int32, conditions bool. Under ``torch.autocast`` no input is
+    cast, so that parameters are not rounded; but where some real inputs have the dtype of autocast and none
+    is float64, so do real outputs. States and arithmetic stay as they are.
 
     Args:
         state: a ``State`` that an earlier call returned; the call continues from there, with one time

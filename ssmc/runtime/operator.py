@@ -32,6 +32,7 @@ NAMESPACE = "ssmc"
 DEVICES = ("cpu",)
 CALLS_KEPT = 1024
 _RESERVED = ("self", "state", "return_state", "out")
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 Tensors = Sequence[torch.Tensor]
 
 
@@ -283,15 +284,16 @@ class Operator:
             tags.append(torch.Tag.needs_exact_strides)
         library: Any = self._library
         made = []
-        for name, schema, cpu, fake, autograd in (
-            (self.name, self.schema(), self._on_cpu, self._on_fake, self._on_autograd),
+        for name, schema, cpu, fake, autograd, autocast in (
+            (self.name, self.schema(), self._on_cpu, self._on_fake, self._on_autograd, self._on_autocast),
             (f"{self.name}_derived", f"{self.name}_derived(Tensor[] values, str kind) -> Tensor[]", self.run_derived,
-             self.fake_derived, self._on_autograd_derived),
+             self.fake_derived, self._on_autograd_derived, self._on_autocast_derived),
         ):  # fmt: skip
             library.define(schema, tags=tuple(tags))
             library.impl(name, cpu, "CPU")
             torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
             library.impl(name, autograd, "Autograd", with_keyset=True)
+            library.impl(name, autocast, "AutocastCPU")
             overload = getattr(getattr(torch.ops, NAMESPACE), name).default
             torch.library.register_vmap(f"{NAMESPACE}::{name}", functools.partial(_on_vmap, overload), lib=library)
             made.append(overload)
@@ -325,6 +327,20 @@ class Operator:
         with torch._C._AutoDispatchBelowAutograd():
             return self.derived.redispatch(keyset & torch._C._after_autograd_keyset, values, text)
 
+    def _on_autocast(self, *args: Any) -> list[torch.Tensor]:
+        values, statics, states, gives = self.split(args)
+        kind = self.kind(values, statics, states is not None, gives)
+        narrow = kind.under_autocast(_preferred())
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            if narrow is kind:
+                return self.overload(*args)
+            return self.derived([*self.arguments(self.specialisation(kind), values, states)], narrow.text)
+
+    def _on_autocast_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
+        kind = kind_of(text).under_autocast(_preferred())
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return self.derived(values, kind.text)
+
     def _recorded(self, keyset: Any, kind: Kind, values: Tensors) -> list[torch.Tensor]:
         """A call of that kind, recorded by autograd."""
         spec = self.specialisation(kind)
@@ -337,6 +353,11 @@ class Operator:
         if recipe is None:
             recipe = self._recipes[key] = Recipe(self, *key)
         return recipe.recorded(keyset, values)
+
+
+def _preferred() -> str:
+    """What autocast wants values to be stored as."""
+    return STORAGE.get(torch.get_autocast_dtype("cpu"), "")
 
 
 def _on_vmap(overload: Any, info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[torch.Tensor], list[int]]:

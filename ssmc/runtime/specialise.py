@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ssmc.backends import REALS
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import Expr, Program, Size, evaluate_int, print_expr, walk
 
@@ -40,13 +41,15 @@ class Kind:
     """What a Program is made for, sizes aside. ``inputs``: for each input of the layer its axes and
     storage, None where it is absent. ``statics``: in the order of the layer. ``takes``, ``gives``:
     whether a state comes in, goes out. ``arranged``: how sequences lie, as the names of passes and the number of
-    batch axes along which they differ in that. ``derivatives``: in the order in which they are applied."""
+    batch axes along which they differ in that. ``narrow``: how real outputs are stored, where that does not follow
+    from the inputs. ``derivatives``: in the order in which they are applied."""
 
     inputs: tuple[tuple[tuple[str, ...], str] | None, ...]
     statics: tuple[Any, ...]
     takes: bool = False
     gives: bool = False
     arranged: tuple[tuple[str, int], ...] = ()
+    narrow: str = ""
     derivatives: tuple[Derivative, ...] = ()
 
     @functools.cached_property
@@ -65,8 +68,18 @@ class Kind:
             made["takes"],
             made["gives"],
             tuple((name, axes) for name, axes in made["arranged"]),
+            made["narrow"],
             tuple(Derivative(d["name"], tuple(d["wrt"]), tuple(d["of"])) for d in made["derivatives"]),
         )
+
+    def under_autocast(self, storage: str) -> Kind:
+        """The same call where autocast prefers ``storage``: inputs in float32 beside some in that do not widen what
+        comes out. Double precision is left alone."""
+        found = {item[1] for item in self.inputs if item is not None}
+        reals = found & {*REALS}
+        if self.derivatives or self.narrow or storage not in reals or len(reals) == 1 or found & {"f64", "c128"}:
+            return self
+        return replace(self, narrow=storage)
 
     def saving(self, wrt: Sequence[str]) -> Kind:
         """The same call, which also returns what the gradients for ``wrt`` want kept. Gradients themselves have

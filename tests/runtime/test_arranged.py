@@ -17,6 +17,7 @@ from ssmc.errors import Unsupported, UserError
 from ssmc.runtime import Layer, State
 from tests.runtime.layers import mixed, scan_inputs
 
+pytestmark = pytest.mark.usefixtures("fast_compiler")
 Inputs = dict[str, Tensor]
 
 
@@ -83,12 +84,6 @@ some_layers = pytest.mark.parametrize(
         for sample in SAMPLES
     ],
 )
-
-
-@pytest.fixture(autouse=True)
-def fast_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed is tested here, not how fast: a C compiler that does not optimise takes a fifth of the time."""
-    monkeypatch.setenv("SSMC_CFLAGS", "-O0")
 
 
 def part(sample: Sample, inputs: Inputs, rows: slice, places: Any) -> Inputs:
