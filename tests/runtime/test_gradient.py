@@ -304,9 +304,8 @@ def test_opcheck_of_a_gradient() -> None:
     conv = ssmc.load("causal_conv1d", activation="silu")
     x, w = leaves((2, 5, 3), (3, 4))
     conv(x, w).sum().backward()
-    operator = conv._operator
-    kind, family = next((k, f) for k, f in operator.families.items() if k.derivatives[-1:] and len(f.spec.takes) == 3)
-    assert [p.shown for p in family.spec.takes] == ["x", "w", "y"]
+    operator = conv._operator  # the same for every test: it has other families too
+    kind = next(k for k, f in operator.families.items() if [p.shown for p in f.spec.takes] == ["x", "w", "y"])
     torch.library.opcheck(operator.derived, ([x, w, *leaves((2, 5, 3))], kind.text))
 
 
