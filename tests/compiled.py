@@ -20,16 +20,16 @@ NUMPY = {"f32": np.float32, "f64": np.float64, "c64": np.complex64, "c128": np.c
 
 class CompiledProgram:
     """One Program built for given inner extents and storage; called with a dict of arrays. ``fast`` builds it in
-    a third of the time, with fewer of the C compiler's optimisations."""
+    a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with."""
 
     def __init__(
         self, program: Program, sizes: Mapping[str, int], real: str = "f64", options: PlanOptions | None = None,
-        fast: bool = False,
+        fast: bool = False, before: str = "",
     ) -> None:  # fmt: skip
         self.stages: Stages = stages(program, "c", default_storage(program, real), sizes, options)
         folder = Path(tempfile.mkdtemp(prefix="ssmc-test-"))
-        library = toolchain.find().build(self.stages.text, folder, ["-O1"] if fast else [])
-        self.entry = load_entry(library, self.stages.symbol)
+        self.library = toolchain.find().build(before + self.stages.text, folder, ["-O1"] if fast else [])
+        self.entry = load_entry(self.library, self.stages.symbol)
 
     def __call__(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, np.ndarray]:
         """Outputs by name. Memory that is to be written starts as NaN, so that gaps show."""

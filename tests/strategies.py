@@ -12,7 +12,7 @@ switch off what a target does not lower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ from ssmc.ir import (
     complete_extents,
     type_of,
     verify,
+    walk,
 )
 
 
@@ -69,15 +70,28 @@ class Features:
     positions: bool = True  # indices and extents in values
     folds: tuple[str, ...] = ("sum", "mean", "prod", "max", "min", "logsumexp", "softmax", "argmax", "any")
     causal: bool = False
+    operations: bool = False  # every elementwise operation that has a slope, complex ones too
+    singular: bool = False  # slopes that are infinite where a condition leaves them out
+    sorting: bool = False  # reads through a sort, Hadamard transforms
+    affine_reads: bool = False  # strides, halves, remainders, turns, diagonals
+    several: bool = False  # folds over two axes, folds that tie
+    histories: bool = False  # recurrences over all of their past, windows of themselves, complex ones that bend
+    blocks: bool = False  # elementwise functions that state their gradient
     most_equations: int = 5
 
 
 EVERYTHING = Features()
+DIFFERENTIATED = Features(
+    operations=True, singular=True, sorting=True, affine_reads=True, several=True, histories=True, blocks=True
+)
 CAUSAL = Features(backwards=False, unbounded=False, equal_codes=False, transforms=False, causal=True)
 
 _TIME, _BACK, _TAPS, _KEYS = "t", "s", "j", "p"
 _UNARY = ("tanh", "sigmoid", "sin", "cos", "silu", "softplus", "gelu", "neg", "abs", "relu", "erf")
 _BINARY = ("add", "sub", "mul", "minimum", "maximum")
+_OF_SMALL = ("exp", "exp2", "expm1", "sinh", "cosh", "tan", "arctan", "gelu_tanh", "real")
+_OF_ABOVE = ("log", "log2", "log1p", "sqrt", "rsqrt")
+_OF_INSIDE = ("arcsin", "arccos")
 
 
 @st.composite
@@ -87,12 +101,13 @@ def programs(draw: st.DrawFn, features: Features = EVERYTHING) -> Program:
 
 
 @st.composite
-def extents(draw: st.DrawFn, program: Program, longest: int = 13) -> dict[str, int]:
-    """Extents of all axes: awkward ones, and lengths around the windows."""
+def extents(draw: st.DrawFn, program: Program, longest: int | Sequence[int] = 13) -> dict[str, int]:
+    """Extents of all axes: small ones; lengths up to ``longest``, or one of those listed."""
+    lengths = st.integers(1, longest) if isinstance(longest, int) else st.sampled_from(longest)
     known = {}
     for axis in program.axes:
         if axis.extent is None:
-            known[axis.name] = draw(st.integers(1, longest if axis.sequence else 4), label=f"#{axis.name}")
+            known[axis.name] = draw(lengths if axis.sequence else st.integers(1, 4), label=f"#{axis.name}")
     return complete_extents(program, known)
 
 
@@ -166,7 +181,13 @@ class _Author:
         if self.features.functions and self.chance(0.3):
             v = Read("v", ())
             square = Op("mul", (v, Read("r", ())))
-            self.functions.append(Function("squash", ("v",), (("r", Op("sigmoid", (v,))),), "q", square, REAL))
+            backward: tuple[tuple[str, Expr], ...] = ()
+            if self.features.blocks and self.chance(0.5):  # the true slope, so that differences agree
+                slope = Op("add", (Read("r", ()), Op("mul", (square, Op("sub", (Const(1.0, REAL), Read("r", ())))))))
+                backward = (("v", Op("mul", (Read("d.q", ()), slope))),)
+            self.functions.append(
+                Function("squash", ("v",), (("r", Op("sigmoid", (v,))),), "q", square, REAL, backward)
+            )
 
     def _kinds(self) -> list[Callable[[], object]]:
         """Ways to write the next equation, by what is allowed."""
@@ -177,6 +198,10 @@ class _Author:
             kinds += [self._mutual] * allowed.mutual + [self._contracting] * allowed.contracting
         kinds += [self._band] * allowed.bands + [self._transform] * allowed.transforms
         kinds += [self._equal_codes] * allowed.equal_codes + [self._integer] * allowed.integers
+        kinds += [self._sorted, self._hadamard] * allowed.sorting + [self._affine] * allowed.affine_reads
+        kinds += [self._history_of_itself] * (allowed.histories and allowed.unbounded)
+        kinds += [self._bent] * allowed.histories + [self._window_of_itself] * (allowed.histories and allowed.windows)
+        kinds += [self._several] * allowed.several + [self._singular] * allowed.singular
         return kinds
 
     # ------------------------------------------------------------ drawing
@@ -212,7 +237,12 @@ class _Author:
         """A real value of moderate size that varies at most along ``scope``."""
         if depth <= 0:
             return self._leaf(scope)
-        kind = self.pick(("leaf", "unary", "binary", "binary", "quotient", "where", "fold", "call"))
+        kinds = ("leaf", "unary", "binary", "binary", "quotient", "where", "fold", "call")
+        kind = self.pick((*kinds, "steep", "complex") if self.features.operations else kinds)
+        if kind == "steep":
+            return self._steep(self.real(scope, depth - 1), scope)
+        if kind == "complex":
+            return self._through_complex(scope, depth)
         if kind == "unary":
             return Op(self.pick(_UNARY), (self.real(scope, depth - 1),))
         if kind == "binary":
@@ -353,6 +383,51 @@ class _Author:
             return Op("maximum", (Const(-9.0, REAL), Op("minimum", (Const(9.0, REAL), folded))))
         return folded
 
+    # ------------------------------------------------------------ further operations
+
+    def _steep(self, value: Expr, scope: tuple[str, ...]) -> Expr:
+        """An operation with a slope, where it is smooth and of moderate size."""
+        small = Op("tanh", (value,))
+        above = Op("add", (Const(1.5, REAL), Op("abs", (value,))))
+        inside = Op("mul", (Const(0.7, REAL), small))
+        op = self.pick((*_OF_SMALL, *_OF_ABOVE, *_OF_INSIDE, "arctan2", "pow", "power", "square"))
+        if op in _OF_SMALL:
+            return Op(op, (small,))
+        if op in _OF_INSIDE:
+            return Op(op, (inside,))
+        if op == "arctan2":
+            return Op("arctan2", (small, above))
+        if op == "pow":
+            return Op("pow", (above, inside))
+        if op == "power":
+            return Op("pow", (above, Const(self.pick((-1.0, 3.0, 0.5, 1.0, 0.0, -1.5)), REAL)))
+        if op == "square":
+            exponent: Expr = Const(2, INT)
+            if scope and self.chance(0.5):
+                exponent = Op("mod", (Index(self.pick(scope)), Const(3, INT)))
+            return Op("pow", (small, exponent))
+        return Op(op, (above,))
+
+    def _through_complex(self, scope: tuple[str, ...], depth: int) -> Expr:
+        """A real number made by way of a complex one."""
+        one, other = (Op("tanh", (self.real(scope, depth - 2),)) for _ in range(2))
+        value: Expr = Op("complex", (one, other))
+        if {"d", "n"} <= set(scope) and self.features.complex_values and self.chance(0.5):
+            value = Op("mul", (Read("z", (Index("d"), Index("n"))), value))
+        away = Op("add", (Const(3.0, REAL), value))
+        kind = self.pick(("exp", "log", "sqrt", "div", "conj", "pow", "neg", "mul"))
+        if kind in ("log", "sqrt"):
+            value = Op(kind, (away,))
+        elif kind == "div":
+            value = Op("div", (value, away))
+        elif kind == "pow":
+            value = Op("pow", (away, Const(self.pick((2, -1)), INT)))
+        elif kind == "mul":
+            value = Op("mul", (value, Op("conj", (away,))))
+        else:
+            value = Op(kind, (value,))
+        return bounded(Op("mul", (Const(0.5, REAL), Op(self.pick(("re", "im", "abs")), (value,)))), self.tensors())
+
     # ------------------------------------------------------------ equations
 
     def _map(self) -> None:
@@ -446,6 +521,118 @@ class _Author:
         self.stated[_BACK] = Size(_TIME)
         same = Op("eq", (Read("code", (Index("b"), Index(_BACK))), Read("code", (Index("b"), Index(_TIME)))))
         self.define("y", ("b", "t"), Reduce("sum", (_BACK,), same, Read("u", (Index(_BACK), Index("b")))))
+
+    # ------------------------------------------------------------ further equations
+
+    def _channel(self) -> Tensor:
+        """A tensor along b and t, and perhaps d."""
+        found = [t for t in self.tensors().values() if t.dtype is REAL and {"b", "t"} <= set(t.axes) <= {"b", "t", "d"}]
+        return self.pick(found)
+
+    def _at(self, tensor: Tensor, **moved: Expr) -> Expr:
+        """A bounded read of a tensor with some indices moved."""
+        read = Read(tensor.name, tuple(moved.get(axis, Index(axis)) for axis in tensor.axes))
+        return bounded(read, self.tensors())
+
+    def _sorted(self) -> None:
+        """Values in the order of codes, or at the place of the largest, times what stands there."""
+        key = Read("code", (Index("b"), Index("t")))
+        order = self.define("order", ("b", "t"), Transform("argsort", "t", key))
+        place: Expr = Read(order.name, (Index("b"), Index("t")))
+        if self.chance(0.3):
+            place = Op("sub", (place, Const(1, INT)))
+        tensor = self._channel()
+        moved = Op("mul", (self._at(tensor, t=place), self._at(tensor)))
+        self.define("y", tuple(a for a in ("t", "b", "d") if a in {*tensor.axes, "b", "t"}), moved)
+
+    def _hadamard(self) -> None:
+        """A transform along an axis of four places."""
+        self.stated["e4"] = Const(4, INT)
+        phase = Op("sin", (Op("add", (Index("e4"), Read("u", (Index("t"), Index("b"))))),))
+        turned = self.define("w4", ("b", "t", "e4"), Transform("hadamard", "e4", phase))
+        squares = Op("tanh", (Read(turned.name, (Index("b"), Index("t"), Index("e4"))),))
+        self.define("y", ("b", "t"), Reduce("sum", ("e4",), None, Op("mul", (squares, squares))))
+
+    def _history_of_itself(self) -> None:
+        """A recurrence that weighs all of its past."""
+        self.stated[_BACK] = Size(_TIME)
+        name, past = self.fresh("h"), Op("lt", (Index(_BACK), Index(_TIME)))
+        inner: Expr = Op("tanh", (Read(name, (Index("b"), Index(_BACK))),))
+        if self.chance(0.5):
+            score = Op("mul", (Read("u", (Index(_TIME), Index("b"))), Read("u", (Index(_BACK), Index("b")))))
+            share = self.define("share", ("b", "t", _BACK), Reduce("softmax", (_BACK,), past, score))
+            name = self.fresh("h")
+            inner = Op("tanh", (Read(name, (Index("b"), Index(_BACK))),))
+            inner = Op("mul", (Read(share.name, (Index("b"), Index("t"), Index(_BACK))), inner))
+        total = Reduce("sum", (_BACK,), past, inner)
+        self.equations.append(Equation(name, ("b", "t"), REAL, Op("add", (total, self.real(("b", "t"), 1)))))
+
+    def _window_of_itself(self) -> None:
+        """A recurrence over a few of its last values."""
+        name, axes = self.fresh("h"), ("b", "t", "d")
+        lag = Op("sub", (Op("sub", (Index("t"), Index(_TAPS))), Const(1, INT)))
+        past = Op("sin", (Read(name, (Index("b"), lag, Index("d"))),))
+        window = Reduce("sum", (_TAPS,), None, Op("mul", (Read("taps", (Index(_TAPS), Index("d"))), past)))
+        self.equations.append(Equation(name, axes, REAL, Op("add", (window, self.real(axes, 1)))))
+        self._extend(self.equations[-1].tensor)
+
+    def _bent(self) -> None:
+        """A complex recurrence that is not holomorphic."""
+        name, axes = self.fresh("h"), ("d", "n", "t")
+        past = Read(name, (Index("d"), Index("n"), Op("sub", (Index("t"), Const(1, INT)))))
+        bent = Op("div", (past, Op("add", (Const(1.0, REAL), Op("abs", (past,))))))
+        gate = Read("z", (Index("d"), Index("n"))) if self.features.complex_values else Const(0.5, REAL)
+        update = Op("complex", (self.real(axes, 1), Const(0.25, REAL)))
+        self.equations.append(Equation(name, axes, COMPLEX, Op("add", (Op("mul", (gate, bent)), update))))
+
+    def _affine(self) -> None:
+        """Reads along a line through the sequence."""
+        t, two = Index("t"), Const(2, INT)
+        index = self.pick((
+            Op("mul", (two, t)),
+            Op("sub", (Op("sub", (Size("t"), Const(1, INT))), t)),
+            Op("floordiv", (t, two)),
+            Op("mod", (t, Const(3, INT))),
+            Op("add", (Op("mul", (two, t)), Const(1, INT))),
+            Op("sub", (t, Read("code", (Index("b"), t)))),
+            Op("add", (Index("b"), t)),
+            Const(1, INT),
+        ))  # fmt: skip
+        tensor = self._channel()
+        self._extend(tensor)
+        moved = Op("mul", (self._at(tensor, t=index), Op("cos", (self._at(tensor),))))
+        self.define("y", ("b", "t", *(["d"] if "d" in tensor.axes else [])), moved)
+
+    def _several(self) -> None:
+        """A fold over two axes, perhaps with ties, perhaps over no points."""
+        kind = self.pick(("sum", "mean", "prod", "max", "min", "logsumexp"))
+        body: Expr = self._at(self.tensors()["x"])
+        if kind in ("max", "min") and self.chance(0.5):  # equal values at many places
+            body = Op("mul", (Read("code", (Index("b"), Index("t"))), Read("w", (Index("d"), Const(0, INT)))))
+        condition = self.condition(("b", "t", "d")) if self.chance(0.6) else None
+        folded: Expr = Reduce(kind, self.pick((("t", "d"), ("b", "d"))), condition, body)
+        if kind in ("max", "min", "logsumexp"):
+            folded = Op("maximum", (Const(-9.0, REAL), Op("minimum", (Const(9.0, REAL), folded))))
+        axis = "b" if "t" in _axes_of(folded) else "t"
+        self.define("y", (axis, "n"), Op("mul", (Op("tanh", (folded,)), Read("w", (Const(0, INT), Index("n"))))))
+
+    def _singular(self) -> None:
+        """1 / m or √m where m is above 0, in a fold or not; what is not asked for has an infinite slope."""
+        code = Read("code", (Index("b"), Index("t")))
+        level = Op("mul", (code, Read("x", (Index("b"), Index("t"), Index("d")))))
+        holds = Op("gt", (code, Const(0, INT)))
+        value: Expr = self.pick((
+            Op("div", (Const(0.1, REAL), Op("mul", (code, Op("exp", (level,)))))),
+            Op("sqrt", (Op("mul", (code, Op("exp", (level,)))),)),
+        ))  # fmt: skip
+        if self.chance(0.5):
+            value = Reduce(self.pick(("sum", "max", "logsumexp", "mean")), ("d",), None, value)
+        axes = ("b", "t", *([] if isinstance(value, Reduce) else ["d"]))
+        self.define("y", axes, Op("tanh", (Where(holds, value, Const(0.0, REAL)),)))
+
+
+def _axes_of(expr: Expr) -> set[str]:
+    return {axis for node in walk(expr) if isinstance(node, Reduce) for axis in node.axes}
 
 
 def bounded(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from ssmc.ir import Program, Reduce, Where, walk
 from ssmc.ir.interpret import interpret
-from tests.strategies import EVERYTHING, Features, extents, inputs_for, programs
+from tests.strategies import DIFFERENTIATED, EVERYTHING, Features, extents, inputs_for, programs
 
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SLOW
-@given(programs(), st.data())
+@given(st.one_of(programs(), programs(DIFFERENTIATED)), st.data())
 def test_values_are_moderate(program: Program, data: st.DataObject) -> None:
     sizes = data.draw(extents(program))
     values = interpret(program, inputs_for(program, sizes, np.random.default_rng(0)), keep="all")

@@ -8,12 +8,14 @@ import pytest
 
 from ssmc.compiler import stages
 from ssmc.dsl import elaborate, module_from_text
+from ssmc.errors import Unsupported
 from ssmc.ir import Program
 from ssmc.ir.interpret import interpret
 from ssmc.passes import Kept, grad, kept_values, rebuilding, saving
 from tests.compiled import CompiledProgram, random_inputs
-from tests.library_cases import LOWERED, Case
+from tests.library_cases import COMPILED, FURTHER, INTERPRETED, LOWERED, Case
 
+pytestmark = pytest.mark.usefixtures("threads_at_once")
 TOLERANCE = {"f64": 1e-10, "f32": 5e-4}
 
 
@@ -55,7 +57,19 @@ def test_library(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", LOWERED, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", FURTHER, ids=lambda c: c.name)
+def test_more_of_the_library(case: Case) -> None:
+    agree(case.program(), dict(case.sizes))
+
+
+@pytest.mark.parametrize("case", INTERPRETED, ids=lambda c: c.name)
+def test_what_is_not_lowered_says_so(case: Case) -> None:
+    with pytest.raises(Unsupported, match="equation `.*`: .* has no strategy on this target yet"):
+        stages(case.program(), sizes=dict(case.sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED, ids=lambda c: c.name)
 def test_library_in_single_precision(case: Case) -> None:
     agree(case.program(), dict(case.sizes), "f32", fast=False)
 

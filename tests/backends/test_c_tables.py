@@ -11,6 +11,8 @@ from ssmc.ir.interpret import interpret
 from tests.backends.test_c_gradients import agree
 from tests.compiled import CompiledProgram, random_inputs
 
+pytestmark = pytest.mark.usefixtures("threads_at_once")
+
 RECURRENT = """
 layer ends(x[b, t, d], a[d, n], doc[t]: int, last[q]: int) -> y[b, t, d], h_last[b, q, d, n]:
     seq t

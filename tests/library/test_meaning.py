@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssmc.errors import UserError
 from tests.library.golden import Array, run
 
 Random = np.random.Generator
@@ -212,6 +213,9 @@ def test_rotary_products_depend_on_distance_alone(rng: Random) -> None:
     close(turned_q[2] @ turned_k[1], turned_q[5] @ turned_k[4])
     angle = 5 * 10000 ** -(np.arange(2) / 2)
     close(turned_q[2, :2], q[0, 2, :2] * np.cos(angle) - q[0, 2, 2:4] * np.sin(angle))
+    for width in (3, 6):  # the second half of the first half would be turned by nothing, or by 0 / 0
+        with pytest.raises(UserError, match="#e % 4 == 0"):
+            run("rotary", {"x": np.ones((1, 6, width)), "position": position})
 
 
 # ---------------------------------------------------------------- attention
