@@ -32,8 +32,9 @@ from ssmc.ir.scalar import Node, Value, part_names, parts, walk_nodes
 from ssmc.source import Span
 
 from .partial import group_sum
-from .plan import KernelPlan, Plan, planner_for
+from .plan import KernelPlan, Plan
 from .ranges import Ranges, as_int
+from .reading import Reading
 from .recompute import CHUNK, SAVED, snapshot_of
 from .scalarise import Scalariser
 from .tables import table_of
@@ -51,7 +52,7 @@ def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: froz
     ``vector_operations`` on whole vectors."""
     loops = {a for k in plan.kernels for a in k.inner}
     ranges = Ranges(plan.program, sizes, frozenset(loops - plan.fixed.keys()))
-    is_cheap = planner_for(plan.program, ranges).is_cheap
+    is_cheap = Reading(plan.program, ranges).is_cheap
     kernels = []
     for kernel in plan.kernels:
         scalariser = Scalariser(plan.program, kernel, ranges, is_cheap)

@@ -1,0 +1,153 @@
+"""What the equations of a Program read, as kernels make those reads.
+
+A value that is cheap is computed again wherever it is read; a sum over groups of lanes, a table and what is saved
+of a recurrence lie along other axes in memory than those along which a kernel computes them.
+"""
+
+from __future__ import annotations
+
+from ssmc.ir import (
+    OPERATIONS,
+    Apply,
+    Const,
+    Equation,
+    Expr,
+    Index,
+    Op,
+    Program,
+    Read,
+    Reduce,
+    Transform,
+    substitute,
+    walk,
+)
+
+from .partial import group_sum
+from .ranges import Ranges
+from .recompute import snapshot_of
+from .tables import table_of
+
+_CHEAP_FLOPS = 8
+
+
+def reads(expr: Expr) -> list[Read]:
+    """Every read in an expression, as often as it stands there."""
+    return [node for node in walk(expr) if isinstance(node, Read)]
+
+
+def folded_axes(expr: Expr) -> set[str]:
+    """Axes that some reduction in the expression runs over."""
+    return {a for node in walk(expr) if isinstance(node, Reduce) for a in node.axes}
+
+
+class Reading:
+    """One Program: how its equations depend on each other and on themselves, what they fold, and which of them
+    are ``sums`` over groups of lanes (see ``partial``), ``tables`` or ``snapshots`` (see ``recompute``)."""
+
+    def __init__(self, program: Program, extents: Ranges) -> None:
+        import networkx
+
+        self.program = program
+        self.extents = extents
+        self.tensors = program.tensors()
+        self.produced = {e.name: e for e in program.equations}
+        self.sums = {e.name: found for e in program.equations if (found := group_sum(e)) is not None}
+        self.tables = {e.name: table for e in program.equations if (table := table_of(program, e)) is not None}
+        self.snapshots = {e.name: shot for e in program.equations if (shot := snapshot_of(program, e)) is not None}
+        self.extensions: dict[str, list[Expr]] = {}
+        for item in program.extensions:
+            self.extensions.setdefault(item.tensor, []).append(item.expr)
+        self._cheap: dict[str, bool] = {}
+        self.graph = networkx.DiGraph()
+        self.graph.add_nodes_from(self.produced)
+        for equation in program.equations:
+            made = (read.tensor for read in self.all_reads(equation) if read.tensor in self.produced)
+            self.graph.add_edges_from((tensor, equation.name) for tensor in made)
+        self.components = [frozenset(c) for c in networkx.strongly_connected_components(self.graph)]
+
+    def depends_on_itself(self, name: str) -> bool:
+        """Whether the equation is, or belongs to, a recurrence."""
+        return any(name in group and (len(group) > 1 or self.graph.has_edge(name, name)) for group in self.components)
+
+    def all_reads(self, equation: Equation) -> list[Read]:
+        """Reads of an equation, its extensions and those of what it reads."""
+        found = reads(equation.expr)
+        for tensor in {equation.name, *(r.tensor for r in found)}:
+            for expr in self.extensions.get(tensor, ()):
+                found += [r for r in reads(expr) if r.tensor != equation.name]
+        return found
+
+    def reads_made(self, equation: Equation) -> list[Read]:
+        """Reads of an equation as a kernel makes them: a cheap value elsewhere is computed again there."""
+        found: list[Read] = []
+        for read in self.all_reads(equation):
+            found += self._through_cheap(read)
+        return found
+
+    def _through_cheap(self, read: Read) -> list[Read]:
+        if self.is_identity(read) or not self.is_cheap(read.tensor):
+            return [read]
+        cheap = self.produced[read.tensor]
+        there = substitute(cheap.expr, dict(zip(cheap.axes, read.indices, strict=True)))
+        return [read, *(made for inner in reads(there) for made in self._through_cheap(inner))]
+
+    def is_identity(self, read: Read) -> bool:
+        axes = self.tensors[read.tensor].axes
+        return all(i == Index(a) for a, i in zip(axes, read.indices, strict=True))
+
+    def lag(self, read: Read, axis: str) -> tuple[int, int] | None:
+        """How far back along ``axis`` a read looks, at least and at most; None when not static."""
+        position = self.tensors[read.tensor].axes.index(axis)
+        return self.extents.offset(Index(axis), read.indices[position])
+
+    def is_final(self, read: Read, axis: str, reverse: bool) -> int | None:
+        """How many steps before the end of the way a read looks: at ``#axis - k`` or, backwards, at ``k - 1``."""
+        position = self.tensors[read.tensor].axes.index(axis)
+        if reverse:
+            index = read.indices[position]
+            return int(index.value.real) + 1 if isinstance(index, Const) and index.value.real >= 0 else None
+        bounds = self.extents.from_end(axis, read.indices[position])
+        return bounds[1] if bounds and bounds[0] >= 1 else None
+
+    def is_cheap(self, name: str) -> bool:
+        """A map of inputs so cheap that every reader may compute it again."""
+        if name not in self._cheap:
+            self._cheap[name] = self._costs_little(name)
+        return self._cheap[name]
+
+    def _costs_little(self, name: str) -> bool:
+        equation = self.produced.get(name)
+        if equation is None or name in self.program.outputs or self.depends_on_itself(name):
+            return False
+        flops = 0
+        for node in walk(equation.expr):
+            if isinstance(node, (Reduce, Transform, Apply)):
+                return False
+            if isinstance(node, Op):
+                row = OPERATIONS[node.op]
+                flops += row.flops + 100 * row.exponentials
+            if isinstance(node, Read) and node.tensor in self.produced:
+                if not self.is_identity(node) or not self.is_cheap(node.tensor):
+                    return False
+        return flops <= _CHEAP_FLOPS
+
+    def folded(self, equation: Equation) -> set[str]:
+        """Axes that an equation folds at one point of a kernel: not the lanes of a sum over groups of them."""
+        found = self.sums.get(equation.name)
+        folds = folded_axes(found[2]) if found else folded_axes(equation.expr)
+        table = self.tables.get(equation.name)
+        return folds - {table.time} if table else folds
+
+    def axes_of(self, equation: Equation) -> tuple[str, ...]:
+        """The axes along which a kernel computes an equation: a sum over groups of lanes along the lanes, a table
+        along what it is filled from."""
+        if equation.name in self.sums:
+            lane, group, _ = self.sums[equation.name]
+            return tuple(lane if a == group else a for a in equation.axes)
+        if equation.name in self.tables:
+            table = self.tables[equation.name]
+            own = tuple(a for a in equation.axes if a not in table.places)
+            return (table.time, *own) if table.time else own
+        if equation.name in self.snapshots:
+            return tuple(a for a in equation.axes if a != self.snapshots[equation.name][1])
+        return equation.axes
