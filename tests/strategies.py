@@ -13,8 +13,7 @@ switch off what a target does not lower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
@@ -25,12 +24,9 @@ from ssmc.ir import (
     INT,
     REAL,
     Axis,
-    Call,
     Const,
-    DType,
     Equation,
     Expr,
-    Extension,
     Function,
     Index,
     Op,
@@ -42,56 +38,16 @@ from ssmc.ir import (
     Transform,
     Where,
     complete_extents,
-    type_of,
     verify,
     walk,
 )
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a generated Program may contain. ``causal`` leaves out everything without a step form."""
-
-    recurrences: bool = True
-    mutual: bool = True  # several equations in one recurrence
-    contracting: bool = True  # a sum over the state inside a recurrence
-    backwards: bool = True
-    windows: bool = True
-    bands: bool = True  # sum[s: s <= t and t - s < W], softmax and sum over it
-    unbounded: bool = True  # sum[s: s <= t]
-    gathers: bool = True
-    equal_codes: bool = True  # sum[s: code[t=s] == code]
-    integers: bool = True  # equations of ints; inputs always hold some
-    complex_values: bool = True
-    conditions: bool = True
-    extensions: bool = True
-    functions: bool = True
-    transforms: bool = True
-    positions: bool = True  # indices and extents in values
-    folds: tuple[str, ...] = ("sum", "mean", "prod", "max", "min", "logsumexp", "softmax", "argmax", "any")
-    causal: bool = False
-    operations: bool = False  # every elementwise operation that has a slope, complex ones too
-    singular: bool = False  # slopes that are infinite where a condition leaves them out
-    sorting: bool = False  # reads through a sort, Hadamard transforms
-    affine_reads: bool = False  # strides, halves, remainders, turns, diagonals
-    several: bool = False  # folds over two axes, folds that tie
-    histories: bool = False  # recurrences over all of their past, windows of themselves, complex ones that bend
-    blocks: bool = False  # elementwise functions that state their gradient
-    most_equations: int = 5
-
+from tests.expressions import BACK, KEYS, TAPS, TIME, Expressions, Features, bounded
 
 EVERYTHING = Features()
 DIFFERENTIATED = Features(
     operations=True, singular=True, sorting=True, affine_reads=True, several=True, histories=True, blocks=True
 )
 CAUSAL = Features(backwards=False, unbounded=False, equal_codes=False, transforms=False, causal=True)
-
-_TIME, _BACK, _TAPS, _KEYS = "t", "s", "j", "p"
-_UNARY = ("tanh", "sigmoid", "sin", "cos", "silu", "softplus", "gelu", "neg", "abs", "relu", "erf")
-_BINARY = ("add", "sub", "mul", "minimum", "maximum")
-_OF_SMALL = ("exp", "exp2", "expm1", "sinh", "cosh", "tan", "arctan", "gelu_tanh", "real")
-_OF_ABOVE = ("log", "log2", "log1p", "sqrt", "rsqrt")
-_OF_INSIDE = ("arcsin", "arccos")
 
 
 @st.composite
@@ -129,16 +85,8 @@ def inputs_for(program: Program, sizes: Mapping[str, int], rng: np.random.Genera
 
 
 @dataclass
-class _Author:
+class _Author(Expressions):
     """Writes one Program, equation by equation."""
-
-    draw: st.DrawFn
-    features: Features
-    inputs: list[Tensor] = field(default_factory=list)
-    equations: list[Equation] = field(default_factory=list)
-    extensions: list[Extension] = field(default_factory=list)
-    functions: list[Function] = field(default_factory=list)
-    stated: dict[str, Expr] = field(default_factory=dict)
 
     # ------------------------------------------------------------ the whole
 
@@ -146,13 +94,13 @@ class _Author:
         self._declare()
         for _ in range(self.pick(range(1, self.features.most_equations + 1))):
             self.pick(self._kinds())()
-        hidden = {e.name for e in self.equations if self.features.causal and _BACK in e.axes}
+        hidden = {e.name for e in self.equations if self.features.causal and BACK in e.axes}
         names = [equation.name for equation in self.equations if equation.name not in hidden]
         outputs = [name for name in names[:-1] if self.chance(0.3)] + names[-1:]
         bound = dict.fromkeys(axis for tensor in self.inputs for axis in tensor.axes)
         order = list(self.tensors())
         self.extensions.sort(key=lambda extension: order.index(extension.tensor))
-        axes = [Axis(name, self.stated.get(name), name == _TIME) for name in {**bound, **self.stated}]
+        axes = [Axis(name, self.stated.get(name), name == TIME) for name in {**bound, **self.stated}]
         program = Program(
             "sample", tuple(axes), tuple(self.inputs), tuple(outputs), tuple(self.equations),
             tuple(self.extensions), tuple(self.functions),
@@ -171,11 +119,11 @@ class _Author:
             Tensor("mask", ("b", "t"), BOOL),
         ]
         if self.features.windows:
-            self.inputs.append(Tensor("taps", (_TAPS, "d"), REAL))
+            self.inputs.append(Tensor("taps", (TAPS, "d"), REAL))
             if self.chance(0.5):
-                self.stated[_TAPS] = Const(self.pick(range(1, 5)), INT)
+                self.stated[TAPS] = Const(self.pick(range(1, 5)), INT)
         if self.features.gathers:
-            self.inputs.append(Tensor("table", (_KEYS, "d"), REAL))
+            self.inputs.append(Tensor("table", (KEYS, "d"), REAL))
         if self.features.complex_values:
             self.inputs.append(Tensor("z", ("d", "n"), COMPLEX))
         if self.features.functions and self.chance(0.3):
@@ -204,230 +152,6 @@ class _Author:
         kinds += [self._several] * allowed.several + [self._singular] * allowed.singular
         return kinds
 
-    # ------------------------------------------------------------ drawing
-
-    def pick(self, items: Any) -> Any:
-        return self.draw(st.sampled_from(list(items)))
-
-    def chance(self, share: float) -> bool:
-        """True with about this probability; shrinks to False."""
-        return bool(self.draw(st.integers(1, 10)) > 10 - round(10 * share))
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {tensor.name: tensor for tensor in (*self.inputs, *(e.tensor for e in self.equations))}
-
-    def fresh(self, stem: str) -> str:
-        return f"{stem}{len(self.equations) + 1}"
-
-    def define(self, stem: str, axes: tuple[str, ...], expr: Expr) -> Equation:
-        dtype = type_of(expr, self.tensors(), {f.name: f for f in self.functions})
-        equation = Equation(self.fresh(stem), axes, dtype, expr)
-        self.equations.append(equation)
-        return equation
-
-    def some_axes(self, with_time: bool = True) -> tuple[str, ...]:
-        """Axes of an equation in any order; time among them."""
-        chosen = [axis for axis in ("b", "d", "n") if self.chance(0.6)]
-        order = self.draw(st.permutations(chosen + ["t"] * with_time))
-        return tuple(order)
-
-    # ------------------------------------------------------------ expressions
-
-    def real(self, scope: tuple[str, ...], depth: int) -> Expr:
-        """A real value of moderate size that varies at most along ``scope``."""
-        if depth <= 0:
-            return self._leaf(scope)
-        kinds = ("leaf", "unary", "binary", "binary", "quotient", "where", "fold", "call")
-        kind = self.pick((*kinds, "steep", "complex") if self.features.operations else kinds)
-        if kind == "steep":
-            return self._steep(self.real(scope, depth - 1), scope)
-        if kind == "complex":
-            return self._through_complex(scope, depth)
-        if kind == "unary":
-            return Op(self.pick(_UNARY), (self.real(scope, depth - 1),))
-        if kind == "binary":
-            return Op(self.pick(_BINARY), (self.real(scope, depth - 1), self.real(scope, depth - 1)))
-        if kind == "quotient":
-            below = Op("add", (Const(1.5, REAL), Op("abs", (self.real(scope, depth - 1),))))
-            return Op("div", (self.real(scope, depth - 1), below))
-        if kind == "where" and self.features.conditions:
-            return Where(self.condition(scope), self.real(scope, depth - 1), self.real(scope, depth - 1))
-        if kind == "fold":
-            return self._fold(scope, depth)
-        if kind == "call" and self.functions:
-            return Call("squash", (self.real(scope, depth - 1),))
-        return self._leaf(scope)
-
-    def _leaf(self, scope: tuple[str, ...]) -> Expr:
-        kinds: list[Callable[[tuple[str, ...]], Expr]] = [self._read, self._read, self._read, self._constant]
-        if _TIME in scope:
-            kinds += [self._shifted]
-            kinds += [self._window] * (self.features.windows and "d" in scope)
-            kinds += [self._gathered] * (self.features.gathers and {"b", "d"} <= set(scope))
-            kinds += [self._history] * (self.features.unbounded and "b" in scope)
-        kinds += [self._position] * self.features.positions
-        return bounded(self.pick(kinds)(scope), self.tensors())
-
-    def _constant(self, scope: tuple[str, ...]) -> Expr:
-        return Const(self.pick((0.0, 0.5, -1.25, 2.0)), REAL)
-
-    def _position(self, scope: tuple[str, ...]) -> Expr:
-        symbols: list[Expr] = [Index(axis) for axis in scope]
-        if not self.features.causal:
-            symbols += [Size(axis) for axis in scope]
-        return Op("sin", (self.pick(symbols or [Const(1, INT)]),))
-
-    def _candidates(self, scope: tuple[str, ...], dtypes: tuple[DType, ...]) -> list[Tensor]:
-        inside = [t for t in self.tensors().values() if t.dtype in dtypes and set(t.axes) <= set(scope)]
-        return inside
-
-    def _read(self, scope: tuple[str, ...]) -> Expr:
-        """A tensor here and now, or its real part."""
-        found = self._candidates(scope, (REAL, COMPLEX, INT, BOOL))
-        if not found:
-            return self._constant(scope)
-        return self._as_real(self.pick(found), {})
-
-    def _as_real(self, tensor: Tensor, moved: Mapping[str, Expr]) -> Expr:
-        read = Read(tensor.name, tuple(moved.get(axis, Index(axis)) for axis in tensor.axes))
-        if tensor.dtype is COMPLEX:
-            return Op(self.pick(("re", "im", "abs")), (read,))
-        return read if tensor.dtype is REAL else Op("mul", (Const(0.25, REAL), read))
-
-    def _shifted(self, scope: tuple[str, ...]) -> Expr:
-        """A tensor at another time, perhaps also at another channel."""
-        found = [t for t in self._candidates(scope, (REAL, COMPLEX, INT, BOOL)) if _TIME in t.axes]
-        if not found:
-            return self._constant(scope)
-        tensor = self.pick(found)
-        step = self.pick((1, 2, 3) if self.features.causal else (1, 2, 3, -1, -2))
-        moved: dict[str, Expr] = {_TIME: Op("sub" if step > 0 else "add", (Index(_TIME), Const(abs(step), INT)))}
-        if "d" in tensor.axes and self.chance(0.2):
-            moved["d"] = Op("add", (Index("d"), Const(1, INT)))
-        self._extend(tensor)
-        return self._as_real(tensor, moved)
-
-    def _extend(self, tensor: Tensor) -> None:
-        """Sometimes say what is before the start, or after the end."""
-        taken = {(x.tensor, x.side) for x in self.extensions}
-        side = "before" if self.features.causal else self.pick(("before", "after"))
-        if not self.features.extensions or tensor.dtype is not REAL or (tensor.name, side) in taken:
-            return
-        if self.chance(0.3):
-            scope = tuple(axis for axis in tensor.axes if axis != _TIME)
-            found = [t for t in self.inputs if t.dtype is REAL and set(t.axes) <= set(scope)]
-            value: Expr = Op("cos", (Index(_TIME),))
-            if found:
-                other = self.pick(found)
-                value = Op("add", (value, Read(other.name, tuple(map(Index, other.axes)))))
-            self.extensions.append(Extension(tensor.name, _TIME, side, value))
-
-    def _window(self, scope: tuple[str, ...]) -> Expr:
-        """A short filter, written either way round."""
-        lag: Expr = Index(_TAPS)
-        if self.chance(0.5):
-            lag = Op("sub", (Op("sub", (Size(_TAPS), Const(1, INT))), Index(_TAPS)))
-        found = [t for t in self._candidates(scope, (REAL,)) if _TIME in t.axes]
-        if not found:
-            return self._constant(scope)
-        tensor = self.pick(found)
-        self._extend(tensor)
-        moved = {_TIME: Op("sub", (Index(_TIME), lag))}
-        product = Op("mul", (Read("taps", (Index(_TAPS), Index("d"))), self._as_real(tensor, moved)))
-        return Reduce("sum", (_TAPS,), None, product)
-
-    def _gathered(self, scope: tuple[str, ...]) -> Expr:
-        row: Expr = Read("code", (Index("b"), Index(_TIME)))
-        if self.chance(0.3):
-            row = Op("mod", (Op("mul", (row, Const(3, INT))), Size(_KEYS)))
-        return Read("table", (row, Index("d")))
-
-    def _history(self, scope: tuple[str, ...]) -> Expr:
-        self.stated[_BACK] = Size(_TIME)
-        condition = Op(self.pick(("le", "lt")), (Index(_BACK), Index(_TIME)))
-        value = Op("mul", (Const(0.25, REAL), Read("u", (Index(_BACK), Index("b")))))
-        return Reduce("sum", (_BACK,), condition, value)
-
-    def condition(self, scope: tuple[str, ...]) -> Expr:
-        """A bool of indices and inputs."""
-        tests: list[Expr] = [Op("gt", (Index(a), Const(self.pick((0, 1, 2)), INT))) for a in scope]
-        if {"b", "t"} <= set(scope):
-            here = (Index("b"), Index("t"))
-            tests += [Read("mask", here), Op("ne", (Read("code", here), Const(2, INT)))]
-            tests += [Op("lt", (Read("u", here[::-1]), Const(0.25, REAL)))]
-        if not tests:
-            return Const(True, BOOL)
-        first = self.pick(tests)
-        kind = self.pick(("plain", "plain", "not", "and", "or"))
-        if kind == "plain":
-            return first
-        return Op("not", (first,)) if kind == "not" else Op(kind, (first, self.pick(tests)))
-
-    def _fold(self, scope: tuple[str, ...], depth: int) -> Expr:
-        """A reduction over an axis that the scope lacks, or again over one that it has."""
-        axis = self.pick(["n", "d", "b"] if self.features.causal else ["n", "d", "b", "t"])
-        kinds = [kind for kind in self.features.folds if kind != "softmax" or axis in scope]
-        if not kinds:
-            return self._leaf(scope)
-        kind = self.pick(kinds)
-        inner = scope if axis in scope else (*scope, axis)
-        condition = self.condition(inner) if self.features.conditions and self.chance(0.4) else None
-        if kind in ("any", "all"):
-            return Op("real", (Reduce(kind, (axis,), condition, self.condition(inner)),))
-        if kind == "argmax":
-            found = [t for t in self.inputs if t.dtype in (REAL, INT) and set(t.axes) <= set(inner)]
-            best: Expr = Const(1, INT) if not found else Read(found[0].name, tuple(map(Index, found[0].axes)))
-            return Op("mul", (Const(0.25, REAL), Reduce("argmax", (axis,), condition, best)))
-        folded = Reduce(kind, (axis,), condition, bounded(self.real(inner, depth - 1), self.tensors()))
-        if kind in ("max", "min", "logsumexp"):  # infinite over no points
-            return Op("maximum", (Const(-9.0, REAL), Op("minimum", (Const(9.0, REAL), folded))))
-        return folded
-
-    # ------------------------------------------------------------ further operations
-
-    def _steep(self, value: Expr, scope: tuple[str, ...]) -> Expr:
-        """An operation with a slope, where it is smooth and of moderate size."""
-        small = Op("tanh", (value,))
-        above = Op("add", (Const(1.5, REAL), Op("abs", (value,))))
-        inside = Op("mul", (Const(0.7, REAL), small))
-        op = self.pick((*_OF_SMALL, *_OF_ABOVE, *_OF_INSIDE, "arctan2", "pow", "power", "square"))
-        if op in _OF_SMALL:
-            return Op(op, (small,))
-        if op in _OF_INSIDE:
-            return Op(op, (inside,))
-        if op == "arctan2":
-            return Op("arctan2", (small, above))
-        if op == "pow":
-            return Op("pow", (above, inside))
-        if op == "power":
-            return Op("pow", (above, Const(self.pick((-1.0, 3.0, 0.5, 1.0, 0.0, -1.5)), REAL)))
-        if op == "square":
-            exponent: Expr = Const(2, INT)
-            if scope and self.chance(0.5):
-                exponent = Op("mod", (Index(self.pick(scope)), Const(3, INT)))
-            return Op("pow", (small, exponent))
-        return Op(op, (above,))
-
-    def _through_complex(self, scope: tuple[str, ...], depth: int) -> Expr:
-        """A real number made by way of a complex one."""
-        one, other = (Op("tanh", (self.real(scope, depth - 2),)) for _ in range(2))
-        value: Expr = Op("complex", (one, other))
-        if {"d", "n"} <= set(scope) and self.features.complex_values and self.chance(0.5):
-            value = Op("mul", (Read("z", (Index("d"), Index("n"))), value))
-        away = Op("add", (Const(3.0, REAL), value))
-        kind = self.pick(("exp", "log", "sqrt", "div", "conj", "pow", "neg", "mul"))
-        if kind in ("log", "sqrt"):
-            value = Op(kind, (away,))
-        elif kind == "div":
-            value = Op("div", (value, away))
-        elif kind == "pow":
-            value = Op("pow", (away, Const(self.pick((2, -1)), INT)))
-        elif kind == "mul":
-            value = Op("mul", (value, Op("conj", (away,))))
-        else:
-            value = Op(kind, (value,))
-        return bounded(Op("mul", (Const(0.5, REAL), Op(self.pick(("re", "im", "abs")), (value,)))), self.tensors())
-
     # ------------------------------------------------------------ equations
 
     def _map(self) -> None:
@@ -441,8 +165,8 @@ class _Author:
             self.define("y", axes, self.real(axes, 3))
 
     def _past(self, name: str, axes: tuple[str, ...], step: int) -> Expr:
-        moved = Op("sub" if step > 0 else "add", (Index(_TIME), Const(abs(step), INT)))
-        return Read(name, tuple(moved if axis == _TIME else Index(axis) for axis in axes))
+        moved = Op("sub" if step > 0 else "add", (Index(TIME), Const(abs(step), INT)))
+        return Read(name, tuple(moved if axis == TIME else Index(axis) for axis in axes))
 
     def _gate(self, axes: tuple[str, ...]) -> Expr:
         """A factor between 0 and 1."""
@@ -488,19 +212,19 @@ class _Author:
 
     def _band(self) -> None:
         """Attention over a band: a score, a softmax that keeps its axis, a sum."""
-        self.stated[_BACK] = Size(_TIME)
-        t, s = Index(_TIME), Index(_BACK)
+        self.stated[BACK] = Size(TIME)
+        t, s = Index(TIME), Index(BACK)
         near = Op("lt", (Op("sub", (t, s)), Const(self.pick((1, 2, 4)), INT)))
         condition: Expr = Op("and", (Op("le", (s, t)), near))
         if self.features.conditions and self.chance(0.5):
             condition = Op("and", (condition, Read("mask", (Index("b"), s))))
         product = Op("mul", (Read("C", (Index("b"), t, Index("n"))), Read("C", (Index("b"), s, Index("n")))))
-        score = self.define("score", ("b", "t", _BACK), Reduce("sum", ("n",), None, product))
+        score = self.define("score", ("b", "t", BACK), Reduce("sum", ("n",), None, product))
         body = Read(score.name, (Index("b"), t, s))
-        share = self.define("share", ("b", "t", _BACK), Reduce("softmax", (_BACK,), condition, body))
+        share = self.define("share", ("b", "t", BACK), Reduce("softmax", (BACK,), condition, body))
         mixed = Op("mul", (Read(share.name, (Index("b"), t, s)), Read("x", (Index("b"), s, Index("d")))))
         within = condition if self.chance(0.5) else None
-        self.define("y", ("b", "t", "d"), Reduce("sum", (_BACK,), within, mixed))
+        self.define("y", ("b", "t", "d"), Reduce("sum", (BACK,), within, mixed))
 
     def _integer(self) -> None:
         """Exact arithmetic on codes and indices."""
@@ -518,9 +242,9 @@ class _Author:
 
     def _equal_codes(self) -> None:
         """Everything in the sequence that has my code."""
-        self.stated[_BACK] = Size(_TIME)
-        same = Op("eq", (Read("code", (Index("b"), Index(_BACK))), Read("code", (Index("b"), Index(_TIME)))))
-        self.define("y", ("b", "t"), Reduce("sum", (_BACK,), same, Read("u", (Index(_BACK), Index("b")))))
+        self.stated[BACK] = Size(TIME)
+        same = Op("eq", (Read("code", (Index("b"), Index(BACK))), Read("code", (Index("b"), Index(TIME)))))
+        self.define("y", ("b", "t"), Reduce("sum", (BACK,), same, Read("u", (Index(BACK), Index("b")))))
 
     # ------------------------------------------------------------ further equations
 
@@ -555,24 +279,24 @@ class _Author:
 
     def _history_of_itself(self) -> None:
         """A recurrence that weighs all of its past."""
-        self.stated[_BACK] = Size(_TIME)
-        name, past = self.fresh("h"), Op("lt", (Index(_BACK), Index(_TIME)))
-        inner: Expr = Op("tanh", (Read(name, (Index("b"), Index(_BACK))),))
+        self.stated[BACK] = Size(TIME)
+        name, past = self.fresh("h"), Op("lt", (Index(BACK), Index(TIME)))
+        inner: Expr = Op("tanh", (Read(name, (Index("b"), Index(BACK))),))
         if self.chance(0.5):
-            score = Op("mul", (Read("u", (Index(_TIME), Index("b"))), Read("u", (Index(_BACK), Index("b")))))
-            share = self.define("share", ("b", "t", _BACK), Reduce("softmax", (_BACK,), past, score))
+            score = Op("mul", (Read("u", (Index(TIME), Index("b"))), Read("u", (Index(BACK), Index("b")))))
+            share = self.define("share", ("b", "t", BACK), Reduce("softmax", (BACK,), past, score))
             name = self.fresh("h")
-            inner = Op("tanh", (Read(name, (Index("b"), Index(_BACK))),))
-            inner = Op("mul", (Read(share.name, (Index("b"), Index("t"), Index(_BACK))), inner))
-        total = Reduce("sum", (_BACK,), past, inner)
+            inner = Op("tanh", (Read(name, (Index("b"), Index(BACK))),))
+            inner = Op("mul", (Read(share.name, (Index("b"), Index("t"), Index(BACK))), inner))
+        total = Reduce("sum", (BACK,), past, inner)
         self.equations.append(Equation(name, ("b", "t"), REAL, Op("add", (total, self.real(("b", "t"), 1)))))
 
     def _window_of_itself(self) -> None:
         """A recurrence over a few of its last values."""
         name, axes = self.fresh("h"), ("b", "t", "d")
-        lag = Op("sub", (Op("sub", (Index("t"), Index(_TAPS))), Const(1, INT)))
+        lag = Op("sub", (Op("sub", (Index("t"), Index(TAPS))), Const(1, INT)))
         past = Op("sin", (Read(name, (Index("b"), lag, Index("d"))),))
-        window = Reduce("sum", (_TAPS,), None, Op("mul", (Read("taps", (Index(_TAPS), Index("d"))), past)))
+        window = Reduce("sum", (TAPS,), None, Op("mul", (Read("taps", (Index(TAPS), Index("d"))), past)))
         self.equations.append(Equation(name, axes, REAL, Op("add", (window, self.real(axes, 1)))))
         self._extend(self.equations[-1].tensor)
 
@@ -633,13 +357,3 @@ class _Author:
 
 def _axes_of(expr: Expr) -> set[str]:
     return {axis for node in walk(expr) if isinstance(node, Reduce) for axis in node.axes}
-
-
-def bounded(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
-    """Real values that may grow (sums, products, recurrences) are squashed before they are used again."""
-    if isinstance(expr, Read) and tensors[expr.tensor].dtype is REAL and expr.tensor not in _SMALL:
-        return Op("tanh", (expr,))
-    return Op("tanh", (expr,)) if isinstance(expr, Reduce) else expr
-
-
-_SMALL = ("x", "u", "w", "C", "taps", "table")
