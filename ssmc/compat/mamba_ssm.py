@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -159,18 +160,9 @@ def mamba_inner_fn(
     Returns:
         (B, L, E).
     """
-    function = "mamba_inner_fn"
-    check_axes(function, "xz", xz, 3)
-    check_axes(function, "A", A, 2)
     if checkpoint_lvl not in (0, 1):
-        raise UserError(f"{function}: `checkpoint_lvl` is {checkpoint_lvl!r}", expected="0 or 1")
-    width, states, rank = A.shape[0], A.shape[1] * (2 if A.is_complex() else 1), delta_proj_weight.shape[-1]
-    check_shape(function, "xz", xz, xz.shape[0], 2 * width, xz.shape[2])
-    check_shape(function, "conv1d_weight", conv1d_weight, width, 1, conv1d_weight.shape[-1])
-    check_shape(function, "delta_proj_weight", delta_proj_weight, width, rank)
-    rows = rank + states * (2 if x_proj_weight.shape[0] == rank + 2 * states else [B, C].count(None))
-    check_shape(function, "x_proj_weight", x_proj_weight, rows, width)
-
+        raise UserError(f"mamba_inner_fn: `checkpoint_lvl` is {checkpoint_lvl!r}", expected="0 or 1")
+    rank, states = _ranks(xz, conv1d_weight, x_proj_weight, delta_proj_weight, A, [B, C].count(None))
     x, z = time_second(xz).chunk(2, -1)
     u = CAUSAL_CONV1D["silu"](x, conv1d_weight.squeeze(1), **given(bias=conv1d_bias)).to(xz.dtype)
     projected = linear(u, x_proj_weight)
@@ -178,11 +170,27 @@ def mamba_inner_fn(
     if dt_rms_weight is not None:
         delta = _RMS_NORM(delta, dt_rms_weight, eps=b_c_dt_rms_eps).to(delta.dtype)
     B_read = _Read("B", B, projected[..., rank : rank + states], B_proj_bias, b_rms_weight)
-    C_read = _Read("C", C, projected[..., rows - states :], C_proj_bias, c_rms_weight)
+    C_read = _Read("C", C, projected[..., projected.shape[-1] - states :], C_proj_bias, c_rms_weight)
     B, C = (item.value(A.is_complex(), b_c_dt_rms_eps) for item in (B_read, C_read))
     op = (_SELECTIVE_SCAN_COMPLEX if A.is_complex() else _SELECTIVE_SCAN)[bool(delta_softplus)]
     y = op(u, delta, A, B, C, **given(D=D, z=z, dt_bias=delta_bias)).to(u.dtype)
     return linear(y, out_proj_weight, out_proj_bias)
+
+
+def _ranks(
+    xz: Tensor, conv1d_weight: Tensor, x_proj_weight: Tensor, delta_proj_weight: Tensor, A: Tensor, projected: int
+) -> tuple[int, int]:
+    """The rank of the step, and how many rows B or C has; UserError where shapes do not fit each other."""
+    function = "mamba_inner_fn"
+    check_axes(function, "xz", xz, 3)
+    check_axes(function, "A", A, 2)
+    width, states, rank = A.shape[0], A.shape[1] * (2 if A.is_complex() else 1), delta_proj_weight.shape[-1]
+    check_shape(function, "xz", xz, xz.shape[0], 2 * width, xz.shape[2])
+    check_shape(function, "conv1d_weight", conv1d_weight, width, 1, conv1d_weight.shape[-1])
+    check_shape(function, "delta_proj_weight", delta_proj_weight, width, rank)
+    rows = rank + states * (2 if x_proj_weight.shape[0] == rank + 2 * states else projected)
+    check_shape(function, "x_proj_weight", x_proj_weight, rows, width)
+    return rank, states
 
 
 class _Read(NamedTuple):
@@ -361,41 +369,56 @@ def mamba_chunk_scan_combined(
     check_axes(function, "x", x, 4)
     if isinstance(chunk_size, bool) or chunk_size < 1:
         raise UserError(f"{function}: `chunk_size` is {chunk_size!r}", expected="an int of 1 or more")
-    low, high = dt_limit
-    # What softplus returns is never negative.
-    limits = {"dt_min": low} if low > 0 or not dt_softplus else {}
-    limits |= {"dt_max": high} if high < float("inf") else {}
     op, along = _SSD[bool(dt_softplus)], {"x": x, "dt": dt, "B": B, "C": C, **given(z=z)}
-    fixed = {"A": A, **given(D=D, dt_bias=dt_bias), **limits}
-    documents = None
-    if return_varlen_states:
-        if seq_idx is None or cu_seqlens is None:
-            missing = "seq_idx" if seq_idx is None else "cu_seqlens"
-            raise UserError(f"{function}: `return_varlen_states` is asked for without `{missing}`")
-        if x.shape[0] != 1:
-            raise UserError(f"{function}: `return_varlen_states` with a batch of {x.shape[0]}", expected="1")
-        documents = offsets(function, cu_seqlens, x.shape[1])
+    fixed = {"A": A, **given(D=D, dt_bias=dt_bias), **_limits(*dt_limit, dt_softplus)}
+    documents = _documents(function, x, seq_idx, cu_seqlens) if return_varlen_states else None
     if seq_idx is None:
         y, state = op(**along, **fixed, **given(S0=initial_states), return_state=True)
         y, last = y.to(x.dtype), state[0][:, 0]
         return (y, last) if return_final_states else y
     check_shape(function, "seq_idx", seq_idx, *x.shape[:2])
-    if initial_states is not None and x.shape[1]:
-        initial_states = initial_states.where((seq_idx[:, :1] == 0)[..., None, None], 0)
     rows = stretches(seq_idx)
-    made, lasts = [], []
+    y, states = _by_row(op, along, fixed, initial_states, seq_idx, rows)
+    found = [y.to(x.dtype)]
+    if return_final_states:
+        found.append(torch.cat([of_row[-1] for of_row in states]))
+    if documents is not None:
+        found.append(_ends(function, documents, rows[0], states[0]).to(C.dtype))
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _limits(low: float, high: float, softplus: bool) -> dict[str, float]:
+    """The bounds of the step that may be reached: what softplus returns is never negative."""
+    least = {"dt_min": low} if low > 0 or not softplus else {}
+    return least | ({"dt_max": high} if high < float("inf") else {})
+
+
+def _documents(function: str, x: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor | None) -> list[int]:
+    """Where the documents begin whose last states are asked for, and the end of the last."""
+    if seq_idx is None or cu_seqlens is None:
+        missing = "seq_idx" if seq_idx is None else "cu_seqlens"
+        raise UserError(f"{function}: `return_varlen_states` is asked for without `{missing}`")
+    if x.shape[0] != 1:
+        raise UserError(f"{function}: `return_varlen_states` with a batch of {x.shape[0]}", expected="1")
+    return offsets(function, cu_seqlens, x.shape[1])
+
+
+def _by_row(
+    op: Library, along: Mapping[str, Tensor], fixed: Mapping[str, Any], initial: Tensor | None, seq_idx: Tensor,
+    rows: list[list[int]],
+) -> tuple[Tensor, list[list[Tensor]]]:  # fmt: skip
+    """Mamba-2's scan run on the stretches of each row, the first of which begins with ``initial`` if it is document 0:
+    its results, and for each row the state after each stretch."""
+    if initial is not None and seq_idx.shape[1]:
+        initial = initial.where((seq_idx[:, :1] == 0)[..., None, None], 0)
+    made, states = [], []
     for row, bounds in enumerate(rows):
         one = slice(row, row + 1)
-        firsts = [None if initial_states is None else initial_states[one], *[None] * (len(bounds) - 2)]
-        y, states = by_document(op, {n: v[one] for n, v in along.items()}, fixed, "S0", firsts, bounds)
+        firsts = [None if initial is None else initial[one], *[None] * (len(bounds) - 2)]
+        y, ends = by_document(op, {n: v[one] for n, v in along.items()}, fixed, "S0", firsts, bounds)
         made.append(y)
-        lasts.append(states)
-    found = [torch.cat(made).to(x.dtype)]
-    if return_final_states:
-        found.append(torch.cat([states[-1] for states in lasts]))
-    if documents is not None:
-        found.append(_ends(function, documents, rows[0], lasts[0]).to(C.dtype))
-    return found[0] if len(found) == 1 else tuple(found)
+        states.append(ends)
+    return torch.cat(made), states
 
 
 def _ends(function: str, documents: list[int], bounds: list[int], states: list[Tensor]) -> Tensor:
