@@ -8,6 +8,7 @@ linear forms and comparisons are written once an index is something else.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -86,7 +87,7 @@ def sequence_of(program: Program, form: str) -> str:
 
 
 @dataclass
-class Local:
+class Local(ABC):
     """A walk over the equations of one Program. Subclasses say what a position, a length, a read and a fold are."""
 
     program: Program
@@ -112,25 +113,25 @@ class Local:
 
     # ------------------------------------------------------------ what a subclass says
 
+    @abstractmethod
     def position(self, axis: str, place: Place) -> Linear:
         """The index of the layer's own sequence at index ``axis`` of the array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def length(self, place: Place) -> Linear:
         """The length of the layer's own sequence."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, read: Read, place: Place) -> Expr:
         """A read whose indices are still those of the layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fold(self, reduce: Reduce, place: Place) -> Expr:
         """A reduction over an axis along the sequence."""
-        raise NotImplementedError
 
+    @abstractmethod
     def transform(self, transform: Transform, place: Place) -> Expr:
         """A whole-axis operation along the sequence."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ the walk
 

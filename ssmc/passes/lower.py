@@ -29,6 +29,7 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node, part_names, parts, walk_nodes
 from ssmc.source import Span
 
+from .flatten import Names
 from .items import SECTIONS, Item, Items
 from .plan import KernelPlan, Plan
 from .ranges import Ranges
@@ -107,7 +108,7 @@ class _KernelLowering:
         self.sections = {name: _Section() for name in SECTIONS}
         self.items = Items(kernel, ranges, again)
         self.variables: dict[tuple[str, int], Variable] = {}
-        self.used_names: set[str] = set()
+        self.locals = Names(set())
 
     def run(self, lanes: int) -> Kernel:
         roots, self.names = writes(self.plan, self.kernel, self.make, self.ahead)
@@ -348,12 +349,7 @@ class _KernelLowering:
         base = self.names.get(node.number)
         if base is None:
             base = str(node.name[0] if isinstance(node.name, tuple) else node.name or node.kind)
-        name, count = base, 1
-        while name in self.used_names:
-            count += 1
-            name = f"{base}_{count}"
-        self.used_names.add(name)
-        return name
+        return self.locals.new(base)
 
     # ------------------------------------------------------------ statements
 

@@ -13,6 +13,7 @@ and whatever mixes rows whose sequences differ are refused, naming the equation.
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -217,13 +218,13 @@ class Ragged(Local):
         indices = tuple(self.expr(index, place) for index in read.indices)
         return replace(read, indices=indices) if kind is Kind.FREE else self.row(read, indices, place)
 
+    @abstractmethod
     def token(self, read: Read, place: Place) -> Expr:
         """A read of a tensor along the sequence."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, read: Read, indices: tuple[Expr, ...], place: Place) -> Expr:
         """A read of a tensor of rows, whose indices are rewritten."""
-        raise NotImplementedError
 
     def with_rows(self, read: Read, indices: Iterable[Expr], place: Place) -> Read:
         """A read with the batch indices that its tensor got."""
