@@ -142,7 +142,7 @@ def _free(reading: Reading, kernels: tuple[KernelPlan, ...]) -> set[str]:
     grids = {a for k in kernels for a in (*k.parallel, k.lane)} | {group for _, group, _ in reading.sums.values()}
     grids |= {a for table in reading.tables.values() for a in (*table.places, *table.bound)}
     held = {
-        a for k in kernels for e in k.equations if e not in (*k.sums, *k.tables)
+        a for k in kernels for e in k.equations if e not in k.tables
         for a in reading.produced[e].axes if a in k.inner
     }  # fmt: skip
     return {a for k in kernels for a in k.inner if a in grids} - held

@@ -1,0 +1,21 @@
+"""Plans on the C target: extents that a kernel needs are compiled in, however large they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssmc.dsl import elaborate, module_from_text
+from tests.backends.test_c_gradients import agree
+
+MAPPED = """layer mapped(x[b, t, e], w[d, e], a[d]) -> y[b, t, d]:
+    seq t
+    h[b, t, d] = exp(-exp(a)) * h[t-1] + sum[e](w * exp(x))
+    y = tanh(h)
+"""
+
+
+@pytest.mark.parametrize("width", [1, 3, 700])
+def test_sums_over_channels_along_an_axis_that_other_kernels_fold(width: int) -> None:
+    """What x receives is gathered on the way back, an array of ``width`` numbers in each step; for wide ones what w
+    receives is not, and then nothing else has to know the width."""
+    agree(elaborate(module_from_text(MAPPED), "mapped"), {"b": 2, "t": 35, "d": 5, "e": width})
