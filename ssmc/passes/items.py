@@ -81,7 +81,8 @@ class Items:
 
     def _is_rebuilt(self, node: Node) -> bool:
         """Whether a step takes the value that was made ahead of it: what costs an exponential."""
-        if ("rebuild", node.number) not in self.by_key or node.kind != "op" or node.name not in OPERATIONS:
+        key = ("rebuild", node.number)
+        if key not in self.by_key or key in self.again or node.kind != "op" or node.name not in OPERATIONS:
             return False
         return OPERATIONS[str(node.name)].exponentials > 0
 

@@ -19,3 +19,15 @@ def test_sums_over_channels_along_an_axis_that_other_kernels_fold(width: int) ->
     """What x receives is gathered on the way back, an array of ``width`` numbers in each step; for wide ones what w
     receives is not, and then nothing else has to know the width."""
     agree(elaborate(module_from_text(MAPPED), "mapped"), {"b": 2, "t": 35, "d": 5, "e": width})
+
+
+TWICE = """layer twice(x[b, t, e]: int, w[d, e], v[d, e], a[d]) -> y[b, t, d]:
+    seq t
+    h[b, t, d] = exp(-exp(a)) * h[t-1] + sum[e](w * exp(0.1 * x))
+    y = h * sum[e](v * exp(0.1 * x))
+"""
+
+
+@pytest.mark.parametrize("width", [3, 700])
+def test_what_there_is_no_room_to_keep_is_computed_by_the_rebuilt_and_by_the_step(width: int) -> None:
+    agree(elaborate(module_from_text(TWICE), "twice"), {"b": 2, "t": 35, "d": 5, "e": width})
