@@ -192,7 +192,7 @@ class _KernelLowering:
         """Operands before users and, where there is a choice, fewer loops first: what every state needs
         is then known before the loop over states, and that loop need not be split."""
         waiting = {i.node.number: i for i in items}
-        needs = {n: {u.node.number for u, _ in self._uses(i)} - {n} for n, i in waiting.items()}
+        needs = {n: {u.node.number for u, _ in self._uses_here(i)} - {n} for n, i in waiting.items()}
         users: dict[int, list[int]] = {}
         for number, below in needs.items():
             for other in below:
@@ -212,7 +212,7 @@ class _KernelLowering:
     def _earliest(self, item: Item) -> int:
         """The first group in which everything that the item uses is known."""
         first = 0
-        for used, elsewhere in self._uses(item):
+        for used, elsewhere in self._uses_here(item):
             same = used.nest == item.nest and not used.is_reduce and not elsewhere and not self.items.is_long(used.node)
             first = max(first, used.group if same else used.group + 1)
         write = item.statement
@@ -227,8 +227,8 @@ class _KernelLowering:
         return first
 
     def _uses(self, item: Item) -> list[tuple[Item, bool]]:
-        """Items of the same section that an item reads, looking through what is not an item; the flag
-        says that a whole array of it is read, not the entry at the present point."""
+        """Items that an item reads, of its own section or of one before it, looking through what is not an item; the
+        flag says that a whole array of it is read, not the entry at the present point."""
         section, found, seen = item.section, self._own_array(item), set()
         stack = list(item.uses)
         while stack:
@@ -238,11 +238,18 @@ class _KernelLowering:
             seen.add(node.number)
             if node.kind == "array":
                 found.append((self._array_item(section, node), True))
-            if self.items.is_item(section, node):
-                found.append((self.items.by_key[section, node.number], False))
+            home = self.items.section(node, section)
+            if self.items.is_item(home, node):
+                found.append((self.items.by_key[home, node.number], False))
+            elif home != section and not self.items.is_trivial(node):
+                raise InternalError(f"a value computed ahead has no place: {node!r}")
             else:
                 stack.extend(node.args)
         return found
+
+    def _uses_here(self, item: Item) -> list[tuple[Item, bool]]:
+        """Those of the same section."""
+        return [(used, elsewhere) for used, elsewhere in self._uses(item) if used.section == item.section]
 
     def _own_array(self, item: Item) -> list[tuple[Item, bool]]:
         """What makes the array of which the item itself is an entry."""
@@ -300,7 +307,7 @@ class _KernelLowering:
         later: set[tuple[str, int]] = set()
         for section, place in self.sections.items():
             for item in place.items:
-                for used, elsewhere in self._all_uses(item):
+                for used, elsewhere in self._uses(item):
                     other = used.section != section or used.group != item.group or used.is_reduce
                     if other or elsewhere:
                         crossing.add((used.section, used.node.number))
@@ -324,26 +331,6 @@ class _KernelLowering:
                 span = self.plan.program.equation(self.kernel.equations[0]).span
                 what = f"equations {names} need a whole row along `{axis}` at once"
                 raise Unbounded(what, axis, span)
-
-    def _all_uses(self, item: Item) -> list[tuple[Item, bool]]:
-        """Like ``_uses``, but also of values computed ahead."""
-        section, found, seen = item.section, self._own_array(item), set()
-        stack = list(item.uses)
-        while stack:
-            node = stack.pop()
-            if node.number in seen:
-                continue
-            seen.add(node.number)
-            if node.kind == "array":
-                found.append((self._array_item(section, node), True))
-            home = self.items.section(node, section)
-            if self.items.is_item(home, node):
-                found.append((self.items.by_key[home, node.number], False))
-            elif home != section and not self.items.is_trivial(node):
-                raise InternalError(f"a value computed ahead has no place: {node!r}")
-            else:
-                stack.extend(node.args)
-        return found
 
     def _variable_name(self, node: Node) -> str:
         base = self.names.get(node.number)
