@@ -27,30 +27,6 @@ BROKEN = "layer broken(x[t]) -> y[t]:\n    y = x +\n"
 UGLY = "layer f(x[t])->y[t]:\n    y=x+1   # more\n"
 
 
-class Ran:
-    """What one command line printed and exited with."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def object(self) -> dict[str, Any]:
-        found = json.loads(self.out)
-        assert found["version"] == 1 and found["exit"] == self.code and found["ok"] == (self.code == 0)
-        assert isinstance(found, dict)
-        return found
-
-
-@pytest.fixture
-def ssmc(capfd: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str | Path) -> Ran:
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err and "\x1b" not in captured.out + captured.err
-        return Ran(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "decay.ssm"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssmc import cli, dsl
+from ssmc import dsl
 from ssmc.derivations import DERIVATIONS, derivation, verdicts
 from ssmc.errors import Unsupported
 from ssmc.ir import Program, verify
@@ -24,24 +24,6 @@ SMALL = """layer decay(x[b, t, d], a[d], z[b, t, d]?, *, scale: real = 1.0) -> y
     h = a * h[t-1] + scale * x
     y = h * silu(z) when given(z) else h
 """
-
-
-class Ran:
-    """What one command line printed and exited with."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def ssmc(capfd: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str | Path) -> Ran:
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return Ran(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
