@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ssmc.dsl import read_program
 from ssmc.errors import Unsupported
-from ssmc.ir import Program, Size
+from ssmc.ir import Program, Size, print_program, verify
 from ssmc.ir.interpret import interpret
 from ssmc.passes import adjoint_names, differentiable, grad, step
 from tests.library_cases import LOWERED, Case
@@ -117,6 +118,13 @@ def _in_pieces(program: Program, after: Program, inputs: Arrays, pieces: Any) ->
             index = where(name, at | row)
             target[index] = kept.reshape(target[index].shape)
     return found
+
+
+def check_form(program: Program) -> None:
+    """It is well formed, and its text means it."""
+    verify(program)
+    text = print_program(program)
+    assert print_program(read_program(text)) == text
 
 
 def same(found: Arrays, expected: Arrays, tolerance: float = 1e-10) -> None:

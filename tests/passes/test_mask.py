@@ -11,15 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
-from ssmc.dsl import read_program
-from ssmc.errors import Unsupported, UserError
+from ssmc.errors import Unsupported
 from ssmc.ir import (
     INT,
-    REAL,
-    Apply,
-    CustomGradient,
-    Equation,
-    Opaque,
     Program,
     Transform,
     complete_extents,
@@ -30,7 +24,7 @@ from ssmc.ir.interpret import interpret
 from ssmc.passes import mask, pack, reverse, rows, step
 from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
 from tests.library_cases import Case
-from tests.passes.meanings import LAYERS, check_gradient, documents_of, forms, run_masked, same
+from tests.passes.meanings import LAYERS, check_form, check_gradient, documents_of, forms, run_masked, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,9 +43,7 @@ def arguments(masked: Program, valid: Any, sizes: Mapping[str, int]) -> dict[str
 
 def check(given: Program, valid: Any, sizes: Mapping[str, int], batch: tuple[str, ...] = ("b",)) -> Program:
     masked = mask(given, batch)
-    verify(masked)
-    text = print_program(masked)
-    assert print_program(read_program(text)) == text
+    check_form(masked)
     inputs = arguments(masked, valid, sizes)
     same(interpret(masked, inputs), run_masked(given, masked, inputs, batch))
     return masked
@@ -287,32 +279,10 @@ def test_sorts_of_valid_tokens(batch: tuple[str, ...]) -> None:
     check_built(program([tensor("x b t"), tensor("k b t", INT)], made, "o y"), batch=batch)
 
 
-def refuse(given: Program, message: str, batch: tuple[str, ...] | None = None) -> None:
-    with pytest.raises(Unsupported, match=message):
-        mask(given, batch)
-
-
-def test_what_has_no_masked_form() -> None:
-    x = [tensor("x b t")]
-    y = equation("y b t", read("x", "b", "t"))
-    refuse(program(x, [y], sequence=""), "has 0 sequence axes, so it has no masked form")
-    refuse(program(x, [y], require=[(size("t") % 4).eq(0)]), "no masked form: it requires a fact about #t")
-    twice = equation("y b m", read("x", "b", index("m") // 2))
-    refuse(program(x, [twice], extents={"m": 2 * size("t")}), "'y' has axis 'm', whose extent follows #t")
-    mixed = equation("y t", fold("sum", "b", read("x", "b", "t")))
-    mask(program(x, [mixed]), ())
-    refuse(program(x, [mixed]), "'y' mixes what lies along 'b', where sequences differ", ("b",))
-    spread = equation("y b t", Transform("hadamard", "t", read("x", "b", "t").expr))
-    refuse(program(x, [spread]), "'y' transforms all of 't' at once")
-    opaque = Opaque("F", (tensor("a b t"),), tensor("r b t"))
-    applied = Equation("y", ("b", "t"), REAL, Apply("F", ("x",)))
-    refuse(program(x, [applied], opaques=(opaque,)), "'y' applies the opaque function 'F' to whole sequences")
-    block = CustomGradient("f", ("x",), ("y",), (equation("d.x b t", read("d.y", "b", "t")),))
-    refuse(program(x, [y], customs=(block,)), "the gradient block of 'y' speaks of whole sequences")
-    refuse(mask(program(x, [y])), "'t.valid' is there already: it is masked")
-    refuse(pack(program(x, [y])), "'t.doc' is there already: it is packed")
-    with pytest.raises(UserError, match="'c' is no batch axis"):
-        mask(program(x, [y]), ("c",))
+def test_what_is_masked_already() -> None:
+    masked = mask(program([tensor("x b t")], [equation("y b t", read("x", "b", "t"))]))
+    with pytest.raises(Unsupported, match="'t.valid' is there already: it is masked"):
+        mask(masked)
 
 
 def test_a_mask_inside_packed_documents() -> None:

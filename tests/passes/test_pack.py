@@ -11,27 +11,20 @@ import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
-from ssmc.dsl import read_program
-from ssmc.errors import Unsupported, UserError
+from ssmc.errors import Unsupported
 from ssmc.ir import (
     BOOL,
     INT,
-    REAL,
-    Apply,
-    CustomGradient,
-    Equation,
-    Opaque,
     Program,
     Transform,
     complete_extents,
     print_program,
-    verify,
 )
 from ssmc.ir.interpret import interpret
 from ssmc.passes import pack, reverse, step
 from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
 from tests.library_cases import Case
-from tests.passes.meanings import LAYERS, check_gradient, documents_of, forms, run_packed, same
+from tests.passes.meanings import LAYERS, check_form, check_gradient, documents_of, forms, run_packed, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,9 +50,7 @@ def arguments(packed: Program, lengths: Any, sizes: Mapping[str, int]) -> dict[s
 
 def check(given: Program, lengths: Any, sizes: Mapping[str, int], batch: tuple[str, ...] = ()) -> Program:
     packed = pack(given, batch)
-    verify(packed)
-    text = print_program(packed)
-    assert print_program(read_program(text)) == text
+    check_form(packed)
     inputs = arguments(packed, lengths, sizes)
     same(interpret(packed, inputs), run_packed(given, packed, inputs, batch))
     return packed
@@ -253,35 +244,7 @@ def test_equations_that_lack_the_batch_axis_get_it() -> None:
     assert check_built(program([tensor("x b t")], made, "y p")).equation("p").axes == ("t",)
 
 
-def refuse(given: Program, message: str, batch: tuple[str, ...] = ()) -> None:
-    with pytest.raises(Unsupported, match=message):
-        pack(given, batch)
-
-
-def test_what_has_no_packed_form() -> None:
-    x = [tensor("x b t")]
-    alias = {"s": size("t")}
-    y = equation("y b t", read("x", "b", "t"))
-    refuse(program(x, [y], sequence=""), "has 0 sequence axes, so it has no packed form")
-    refuse(program(x, [y], require=[(size("t") % 4).eq(0)]), "no packed form: it requires a fact about #t")
+def test_outputs_with_two_axes_along_the_sequence() -> None:
     pairs = equation("y b t s", read("x", "b", "t") * read("x", "b", "s"))
-    refuse(program(x, [pairs], extents=alias), "output 'y' has two axes along the sequence")
-    twice = equation("y b m", read("x", "b", index("m") // 2))
-    refuse(program(x, [twice], extents={"m": 2 * size("t")}), "'y' has axis 'm', whose extent follows #t")
-    mixed = equation("y t", fold("sum", "b", read("x", "b", "t")))
-    pack(program(x, [mixed]))
-    refuse(program(x, [mixed]), "'y' mixes what lies along 'b', where sequences differ", ("b",))
-    moved = equation("y b t", read("x", index("b") - 1, "t"))
-    refuse(program(x, [moved]), "'y' mixes what lies along 'b'", ("b",))
-    spread = equation("y b t", Transform("hadamard", "t", read("x", "b", "t").expr))
-    refuse(program(x, [spread]), "'y' transforms all of 't' at once")
-    opaque = Opaque("F", (tensor("a b t"),), tensor("r b t"))
-    applied = Equation("y", ("b", "t"), REAL, Apply("F", ("x",)))
-    refuse(program(x, [applied], opaques=(opaque,)), "'y' applies the opaque function 'F' to whole sequences")
-    block = CustomGradient("f", ("x",), ("y",), (equation("d.x b t", read("d.y", "b", "t")),))
-    refuse(program(x, [y], customs=(block,)), "the gradient block of 'y' speaks of whole sequences")
-    refuse(pack(program(x, [y])), "'t.doc' is there already: it is packed")
-    with pytest.raises(UserError, match="'c' is no batch axis"):
-        pack(program(x, [y]), ("c",))
-    with pytest.raises(UserError, match="'t' is no batch axis"):
-        pack(program(x, [y]), ("t",))
+    with pytest.raises(Unsupported, match="output 'y' has two axes along the sequence"):
+        pack(program([tensor("x b t")], [pairs], extents={"s": size("t")}))

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from ssmc.dsl import read_program
 from ssmc.errors import Unsupported
-from ssmc.ir import INT, REAL, Apply, CustomGradient, Equation, Opaque, Program, Transform, print_program, verify
+from ssmc.ir import INT, REAL, Apply, CustomGradient, Equation, Opaque, Program, Transform, print_program
 from ssmc.ir.interpret import interpret
 from ssmc.passes import grad, reverse, step
 from tests.building import before, equation, fold, index, op, program, read, size, tensor
 from tests.library_cases import LOWERED, Case
-from tests.passes.meanings import run_reversed, same
+from tests.passes.meanings import check_form, run_reversed, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,9 +24,7 @@ t, s = index("t"), index("s")
 
 def check(forwards: Program, inputs: dict[str, np.ndarray], functions: dict[str, Any] | None = None) -> Program:
     backwards = reverse(forwards)
-    verify(backwards)
-    text = print_program(backwards)
-    assert print_program(read_program(text)) == text
+    check_form(backwards)
     same(interpret(backwards, inputs, functions), run_reversed(forwards, inputs, functions))
     return backwards
 

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
-from ssmc.dsl import read_program
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import Program, complete_extents, print_program, verify
 from ssmc.ir.interpret import interpret
 from ssmc.passes import mask, pack, reverse, states_at, step
 from tests.building import before, equation, fold, index, program, read, tensor
 from tests.library_cases import Case
-from tests.passes.meanings import LAYERS, check_gradient, run_masked, run_reversed, same
+from tests.passes.meanings import LAYERS, check_form, check_gradient, run_masked, run_reversed, same
 from tests.strategies import CAUSAL, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -62,9 +61,7 @@ def run_prefixes(stepped: Program, inputs: Mapping[str, np.ndarray], each: bool)
 
 def check(stepped: Program, sizes: Mapping[str, int], stops: list[int], batch: tuple[str, ...] = ()) -> Program:
     found = states_at(stepped, batch)
-    verify(found)
-    text = print_program(found)
-    assert print_program(read_program(text)) == text
+    check_form(found)
     inputs = arguments(
         found, sizes, [stops if row % 2 else stops[::-1] for row in range(sizes["b"])] if batch else stops
     )
