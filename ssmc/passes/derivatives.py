@@ -129,7 +129,4 @@ TAME = frozenset({
     "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right",
 })  # fmt: skip
 
-__all__ = [
-    "APART", "CHOICES", "ONE", "PARTIALS", "TAME", "ZERO", "Partials", "add", "call", "div", "is_number", "mul",
-    "neg", "number", "sub",
-]  # fmt: skip
+__all__ = ["APART", "CHOICES", "PARTIALS", "TAME", "Partials"]

@@ -43,7 +43,7 @@ from .algebra import call, factors, guarded, mul, product, together, total
 from .flatten import Names, flatten
 from .scatter import Scatter, Solution, Term
 from .simplify import simplified
-from .tidy import reads_of, tidied
+from .tidy import tensors_read, tidied
 
 
 def grad(program: Program, wrt: Sequence[str] | None = None, of: Sequence[str] | None = None) -> Program:
@@ -80,8 +80,7 @@ def adjoint_names(program: Program) -> dict[str, str]:
 def prefix(program: Program, letter: str) -> str:
     """``d.`` for the letter d, or ``d2.`` and so on where a tensor, an axis or an adjoint in a gradient block that a
     derivative keeps has a name that begins so."""
-    exprs = [e.expr for e in program.equations] + [x.expr for x in program.extensions]
-    read = {name for expr in exprs for name in reads_of(expr)}
+    read = tensors_read(program)
     taken = {*program.tensors(), *(axis.name for axis in program.axes)}
     taken |= {e.name for block in program.customs if read & set(block.outputs) for e in block.equations}
     number = 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import COMPLEX, REAL, Axis, Equation, Expr, Extension, Program, Size, dependence
 
-from .derivatives import ZERO
+from .algebra import ZERO
 from .flatten import Names, flatten
 from .grad import chosen, differentiable, prefix
 from .tangent import Tangents, passed_on

@@ -36,10 +36,9 @@ from ssmc.ir import (
 )
 
 from .adjoint import filled, other_factors
-from .derivatives import APART, ONE, PARTIALS, ZERO, add, call, div, is_number, mul, neg, number, sub
-from .flatten import Names
-
-_MOVING = frozenset({"sum", "mean", "prod", "max", "min", "logsumexp", "softmax"})
+from .algebra import ONE, ZERO, add, call, div, is_number, mul, neg, number, sub
+from .derivatives import APART, CHOICES, PARTIALS
+from .flatten import MOVING, Names
 
 
 def passed_on(expr: Expr) -> Iterator[str]:
@@ -53,7 +52,7 @@ def passed_on(expr: Expr) -> Iterator[str]:
             yield from passed_on(a)
             yield from passed_on(b)
         case Reduce(kind=kind, body=body):
-            yield from passed_on(body) if kind in _MOVING else ()
+            yield from passed_on(body) if kind in MOVING else ()
         case Transform(kind="hadamard", body=body):
             yield from passed_on(body)
         case Op(op=op, args=args):
@@ -122,9 +121,8 @@ class Tangents:
         moved = [self.of(arg) for arg in expr.args]
         if all(item is None for item in moved):
             return None
-        if expr.op in ("minimum", "maximum"):
-            first = call("le" if expr.op == "minimum" else "ge", *expr.args)
-            return _chosen(first, *moved)
+        if expr.op in CHOICES:
+            return _chosen(call(CHOICES[expr.op], *expr.args), *moved)
         total: Expr | None = None
         for partial, own in zip(PARTIALS[expr.op](expr.args, expr), moved, strict=True):
             if partial is None or own is None:
@@ -191,7 +189,7 @@ class Tangents:
 
     def _fold(self, expr: Reduce, equation: Equation | None) -> Expr | None:
         """The tangent of a fold; ``equation`` is the one that it is all of, if any."""
-        body = self.of(expr.body) if expr.kind in _MOVING else None
+        body = self.of(expr.body) if expr.kind in MOVING else None
         if body is None:
             return None
         itself: Expr = expr
