@@ -45,31 +45,12 @@ from .affine import Indices
 from .algebra import together, whole
 from .derivatives import TAME
 from .inline import inline
+from .names import Names
 
 # Folds whose value moves with that of their body.
 MOVING = frozenset({"sum", "mean", "prod", "max", "min", "logsumexp", "softmax"})
 
 _ADDITIVE = frozenset({"add", "sub", "neg"})
-
-
-@dataclass
-class Names:
-    """Names that are not yet taken in a Program."""
-
-    taken: set[str]
-
-    @staticmethod
-    def of(program: Program) -> Names:
-        opaque = {o.name for o in program.opaques} | {f.name for f in program.functions}
-        return Names({*program.tensors(), *(a.name for a in program.axes), *opaque})
-
-    def new(self, base: str) -> str:
-        name, number = base, 1
-        while name in self.taken:
-            number += 1
-            name = f"{base}_{number}"
-        self.taken.add(name)
-        return name
 
 
 def flatten(program: Program) -> Program:

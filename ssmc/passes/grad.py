@@ -40,7 +40,8 @@ from ssmc.ir import (
 from .adjoint import Adjoints, Share
 from .affine import Indices
 from .algebra import call, factors, guarded, mul, product, together, total
-from .flatten import Names, flatten
+from .flatten import flatten
+from .names import Names
 from .scatter import Scatter, Solution, Term
 from .simplify import simplified
 from .tidy import tensors_read, tidied

@@ -18,8 +18,9 @@ from ssmc.errors import Unsupported, UserError
 from ssmc.ir import COMPLEX, REAL, Axis, Equation, Expr, Extension, Program, Size, dependence
 
 from .algebra import ZERO
-from .flatten import Names, flatten
+from .flatten import flatten
 from .grad import chosen, differentiable, prefix
+from .names import Names
 from .tangent import Tangents, passed_on
 from .tidy import tidied
 from .transpose import Transposition, refused

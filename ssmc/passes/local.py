@@ -49,7 +49,7 @@ from ssmc.ir import (
 )
 from ssmc.source import Span
 
-from .flatten import Names
+from .names import Names
 
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 

@@ -29,8 +29,8 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node, part_names, parts, walk_nodes
 from ssmc.source import Span
 
-from .flatten import Names
 from .items import SECTIONS, Item, Items
+from .names import Names
 from .plan import KernelPlan, Plan
 from .ranges import Ranges
 from .reading import Reading

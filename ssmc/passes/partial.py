@@ -39,6 +39,7 @@ from ssmc.ir import (
 )
 from ssmc.ir.loops import LANE_GROUP
 
+from .names import Names
 from .recompute import SAVED, entry_of
 from .tables import table_of
 
@@ -62,6 +63,7 @@ class _Parts:
         return f"{self.lane}.group"
 
     def run(self) -> Program:
+        self.names = Names.of(self.program)
         for equation in self.program.equations:
             if table_of(self.program, equation):
                 self.equations.append(equation)
@@ -96,7 +98,7 @@ class _Parts:
         return Reduce("sum", within, None, body) if within else body
 
     def _over_time(self, equation: Equation, expr: Reduce, kept: tuple[str, ...]) -> Expr:
-        name = self._name(equation.name, "run")
+        name = self.names.new(f"{equation.name}.run")
         dtype = type_of(expr, self.program.tensors())
         own = tuple(a for a in equation.axes if a in free_axes(expr))
         axes = (*kept, self.time, *own) if self.lane not in kept else (*kept[:-1], self.time, *own, str(self.lane))
@@ -104,7 +106,7 @@ class _Parts:
         past = Read(name, tuple(later.get(a, Index(a)) for a in axes))
         within = tuple(a for a in expr.axes if a != self.time and a not in kept)
         self.equations.append(Equation(name, axes, dtype, Op("add", (past, self._body(expr, within)))))
-        part, places = self._name(equation.name, "part"), tuple(a for a in axes if a != self.time)
+        part, places = self.names.new(f"{equation.name}.part"), tuple(a for a in axes if a != self.time)
         first = Read(name, tuple(Const(0, INT) if a == self.time else Index(a) for a in axes))
         self.equations.append(Equation(part, places, dtype, first))
         read = Read(part, tuple(Index(a) for a in places))
@@ -121,19 +123,11 @@ class _Parts:
         within = tuple(a for a in expr.axes if a not in outer and a != lane)
         body = self._body(replace(expr, axes=(lane, *within)), within)
         mine = Op("eq", (Op("floordiv", (Index(lane), Const(LANE_GROUP, INT))), Index(self.group)))
-        name = self._name(equation.name, "part")
+        name = self.names.new(f"{equation.name}.part")
         dtype = type_of(expr, self.program.tensors())
         self.equations.append(Equation(name, axes, dtype, Reduce("sum", (lane,), mine, body)))
         read = Read(name, tuple(Index(a) for a in axes))
         return Reduce("sum", (*outer, self.group), None, read)
-
-    def _name(self, base: str, suffix: str) -> str:
-        taken = {e.name for e in (*self.program.equations, *self.equations)} | {t.name for t in self.program.inputs}
-        name, number = f"{base}.{suffix}", 1
-        while name in taken:
-            number += 1
-            name = f"{base}.{suffix}{number}"
-        return name
 
 
 def partial(program: Program, sizes: Mapping[str, int]) -> Program:

@@ -38,7 +38,8 @@ from ssmc.ir import (
 from .adjoint import filled, other_factors
 from .algebra import ONE, ZERO, add, call, div, is_number, mul, neg, number, sub
 from .derivatives import APART, CHOICES, PARTIALS
-from .flatten import MOVING, Names
+from .flatten import MOVING
+from .names import Names
 
 
 def passed_on(expr: Expr) -> Iterator[str]:

@@ -26,8 +26,8 @@ from ssmc.ir import (
     rewrite,
 )
 
-from .flatten import Names
 from .grad import grad, prefix
+from .names import Names
 
 
 @dataclass

@@ -25,6 +25,7 @@ from ssmc.ir import (
     with_children,
 )
 
+from .names import Names
 from .tables import table_of
 
 
@@ -49,13 +50,13 @@ class _Unnest:
     made: list[Equation] = field(default_factory=list)
 
     def run(self) -> Program:
-        taken = set(self.program.tensors())
+        self.names = Names.of(self.program)
         equations: list[Equation] = []
         for equation in self.program.equations:
             if table_of(self.program, equation):  # runs through time as a recurrence does
                 equations.append(equation)
                 continue
-            self.made, self.taken, self.base = [], taken, equation.name
+            self.made, self.base = [], equation.name
             expr = self._visit(equation.expr, frozenset())
             equations += [*self.made, replace(equation, expr=expr)]
         return replace(self.program, equations=tuple(equations))
@@ -68,11 +69,7 @@ class _Unnest:
         if not isinstance(expr, Reduce) or not free & around or len(free & self.long) > 1:
             return rebuilt
         axes = tuple(a.name for a in self.program.axes if a.name in free)
-        name, number = f"{self.base}.{len(self.made) + 1}", 1
-        while name in self.taken:
-            number += 1
-            name = f"{self.base}.{len(self.made) + 1}_{number}"
-        self.taken.add(name)
+        name = self.names.new(f"{self.base}.{len(self.made) + 1}")
         tensors = self.program.tensors() | {e.name: e.tensor for e in self.made}
         self.made.append(Equation(name, axes, type_of(rebuilt, tensors), rebuilt, expr.span))
         return Read(name, tuple(map(Index, axes)), expr.span)
