@@ -44,6 +44,7 @@ from .program import (
     bound_axes,
     children,
     free_axes,
+    rebound,
     reduced_type,
     rewrite,
     substitute,

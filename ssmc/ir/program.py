@@ -381,6 +381,14 @@ def substitute(expr: Expr, indices: Mapping[str, Expr]) -> Expr:
     return expr if all(a is b for a, b in zip(below, rebuilt, strict=True)) else with_children(expr, rebuilt)
 
 
+def rebound(reduce: Reduce, names: Mapping[str, str]) -> Reduce:
+    """The same reduction, over axes that are called as ``names`` says."""
+    renamed: dict[str, Expr] = {axis: Index(name) for axis, name in names.items()}
+    condition = None if reduce.condition is None else substitute(reduce.condition, renamed)
+    axes = tuple(names.get(axis, axis) for axis in reduce.axes)
+    return replace(reduce, axes=axes, condition=condition, body=substitute(reduce.body, renamed))
+
+
 def _kept(expr: Expr) -> str | None:
     """The axis that a whole-axis operation keeps."""
     if isinstance(expr, Transform):

@@ -35,6 +35,7 @@ from ssmc.ir import (
     bound_axes,
     children,
     free_axes,
+    rebound,
     substitute,
     type_of,
     walk,
@@ -68,11 +69,7 @@ def moved(expr: Expr, indices: Mapping[str, Expr], axis_like: Callable[[str], st
         hidden = bound_axes(inner) & used
         if not hidden or not isinstance(inner, Reduce):
             return inner
-        renamed = {axis: axis_like(axis) for axis in inner.axes if axis in hidden}
-        to: dict[str, Expr] = {axis: Index(name) for axis, name in renamed.items()}
-        condition = None if inner.condition is None else substitute(inner.condition, to)
-        axes = tuple(renamed.get(axis, axis) for axis in inner.axes)
-        return replace(inner, axes=axes, condition=condition, body=substitute(inner.body, to))
+        return rebound(inner, {axis: axis_like(axis) for axis in inner.axes if axis in hidden})
 
     return substitute(freed(expr), indices)
 

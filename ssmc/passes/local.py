@@ -20,6 +20,7 @@ from ssmc.ir import (
     REAL,
     REDUCTIONS,
     Accesses,
+    Axis,
     Const,
     DType,
     Equation,
@@ -39,16 +40,19 @@ from ssmc.ir import (
     children,
     comparison,
     facts,
+    free_axes,
     known_extents,
     linear_form,
     lower_bound,
     rewrite,
     substitute,
+    type_of,
     upper_bound,
     with_children,
 )
 from ssmc.source import Span
 
+from .algebra import together
 from .names import Names
 
 _COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
@@ -88,18 +92,22 @@ def sequence_of(program: Program, form: str) -> str:
 
 @dataclass
 class Local(ABC):
-    """A walk over the equations of one Program. Subclasses say what a position, a length, a read and a fold are."""
+    """A walk over the equations of one Program. Subclasses say what a position, a length, a read and a fold are.
+
+    ``made`` gathers further equations, ``axes`` further axes."""
 
     program: Program
     time: str
     form = "other"
 
     made: list[Equation] = field(default_factory=list, init=False)
+    axes: list[Axis] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         program = self.program
         self.extents = known_extents(program)
         self.tensors: dict[str, Tensor] = program.tensors()
+        self.functions = {f.name: f for f in program.functions}
         self.required = Accesses(program).required
         self.names = Names.of(program)
         self.alike = frozenset(axis.name for axis in program.axes if self._root(axis.name) == self._root(self.time))
@@ -174,7 +182,7 @@ class Local(ABC):
         """A reduction over the same axes, only where ``members`` hold too; ``inner`` is the place inside it."""
         known = () if reduce.condition is None else facts(reduce.condition, self.extents)
         parts = [*members] + ([] if reduce.condition is None else [self.expr(reduce.condition, inner)])
-        return replace(reduce, condition=all_of(parts), body=self.expr(reduce.body, inner.knowing(known)))
+        return replace(reduce, condition=together(parts), body=self.expr(reduce.body, inner.knowing(known)))
 
     def comparison(self, expr: Op, left: Linear, right: Linear, place: Place) -> Expr:
         """A comparison of two linear forms."""
@@ -281,6 +289,21 @@ class Local(ABC):
         except ValueError as error:
             raise self.refused(f"what is outside {extension.tensor!r} cannot be written there: {error}") from None
 
+    # ------------------------------------------------------------ further equations
+
+    def define(
+        self, base: str, expr: Expr, axes: tuple[str, ...] | None = None, dtype: DType | None = None
+    ) -> Equation:
+        """A further equation, by default along all that its value varies along, of the type of its value."""
+        if axes is None:
+            free = free_axes(expr)
+            axes = tuple(axis.name for axis in (*self.program.axes, *self.axes) if axis.name in free)
+        dtype = dtype or type_of(expr, self.tensors, self.functions)
+        made = Equation(self.names.new(base), axes, dtype, expr, expr.span)
+        self.made.append(made)
+        self.tensors[made.name] = made.tensor
+        return made
+
     # ------------------------------------------------------------ what is refused
 
     def refused(self, why: str, span: Span | None = None, hint: str = "") -> Unsupported:
@@ -300,14 +323,6 @@ def zero(dtype: DType) -> Const:
 
 def is_zero(expr: Expr) -> bool:
     return isinstance(expr, Const) and not expr.value
-
-
-def all_of(parts: Iterable[Expr]) -> Expr | None:
-    """``a and b and …``; None for no parts."""
-    result: Expr | None = None
-    for part in parts:
-        result = part if result is None else Op("and", (result, part))
-    return result
 
 
 def where(condition: Expr | None, then: Expr, otherwise: Expr) -> Expr:

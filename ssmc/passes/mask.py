@@ -53,7 +53,8 @@ from ssmc.ir import (
     upper_bound,
 )
 
-from .local import Place, all_of, is_zero, sequence_of, where, zero
+from .algebra import together
+from .local import Place, is_zero, sequence_of, where, zero
 from .ragged import Ragged, leading_axes
 from .tidy import tidied
 
@@ -171,7 +172,7 @@ class _Mask(Ragged):
         if not along:
             return [equation]
         self.current = equation
-        valid = all_of(self._valid(axis, Place()) for axis in along)
+        valid = together(self._valid(axis, Place()) for axis in along)
         none = zero(equation.dtype)
         if equation.name not in self.held:
             shown = where(valid, equation.expr, none) if equation.name in self.program.outputs else equation.expr

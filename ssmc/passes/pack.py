@@ -48,7 +48,8 @@ from ssmc.ir import (
     lower_bound,
 )
 
-from .local import Place, all_of, keeps_axis, sequence_of, zero
+from .algebra import together
+from .local import Place, keeps_axis, sequence_of, zero
 from .ragged import Kind, Ragged
 from .tidy import tidied
 
@@ -234,7 +235,7 @@ class Packing(Ragged):
                 found = Op("eq", (Index(every), self.spelled(self._placed(index, here))))
                 indices[i] = Index(every)
         assert found is not None
-        condition = all_of(part for part in (self.same(here, place), found) if part is not None)
+        condition = together(part for part in (self.same(here, place), found) if part is not None)
         value = self._element(replace(read, indices=tuple(indices)), here)
         kind = "any" if self.tensors[read.tensor].dtype is BOOL else "sum"
         return Reduce(kind, (every,), condition, value, read.span)

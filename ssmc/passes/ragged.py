@@ -23,7 +23,6 @@ from ssmc.ir import (
     INT,
     Apply,
     Axis,
-    DType,
     Equation,
     Expr,
     Index,
@@ -33,13 +32,12 @@ from ssmc.ir import (
     Reduce,
     Size,
     Tensor,
-    free_axes,
+    rebound,
     sizes_used,
-    substitute,
-    type_of,
 )
 
-from .local import Local, Place, all_of, is_zero, keeps_axis, where, zero
+from .algebra import together
+from .local import Local, Place, is_zero, keeps_axis, where, zero
 from .tidy import axes_used, bound_in, reads_of
 
 
@@ -77,14 +75,12 @@ class Ragged(Local):
     batch: tuple[str, ...]
     lifted: frozenset[str] = frozenset()
 
-    axes: list[Axis] = field(default_factory=list, init=False)
     missing: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.states = state_inputs(self.program, self.time)
         self.kinds = _kinds(self.program, self.alike, self.states)
-        self.functions = {f.name: f for f in self.program.functions}
 
     # ------------------------------------------------------------ the whole
 
@@ -192,12 +188,7 @@ class Ragged(Local):
         assert self.current is not None
         hidden = {*self.current.axes, *place.bound}
         names = {axis: self.like(f"{axis}.all") for axis in reduce.axes if axis in self.alike and axis in hidden}
-        if not names:
-            return reduce
-        moved: dict[str, Expr] = {axis: Index(name) for axis, name in names.items()}
-        condition = None if reduce.condition is None else substitute(reduce.condition, moved)
-        axes = tuple(names.get(axis, axis) for axis in reduce.axes)
-        return replace(reduce, axes=axes, condition=condition, body=substitute(reduce.body, moved))
+        return rebound(reduce, names) if names else reduce
 
     def like(self, base: str) -> str:
         """A new axis as long as the sequence."""
@@ -242,17 +233,17 @@ class Ragged(Local):
         none = zero(self.tensors[read.tensor].dtype)
         before = none if low is None else self.beyond(read, "before", place)
         after = none if high is None else self.beyond(read, "after", place)
-        inner = where(all_of(others), inner, none)
+        inner = where(together(others), inner, none)
         if is_zero(before) and is_zero(after):
-            return where(all_of(part for part in (low, high) if part is not None), inner, none)
-        guard = all_of((*others, *self._others_in_range(read, place)))
+            return where(together(part for part in (low, high) if part is not None), inner, none)
+        guard = together((*others, *self._others_in_range(read, place)))
         before, after = (side if is_zero(side) else where(guard, side, none) for side in (before, after))
         return where(low, where(high, inner, after), before)
 
     def where_inside(self, read: Read, value: Expr, place: Place) -> Expr:
         """``value``, read outside the sequence, where all other indices lie inside; else 0."""
         none = zero(self.tensors[read.tensor].dtype)
-        return value if is_zero(value) else where(all_of(self._others_in_range(read, place)), value, none)
+        return value if is_zero(value) else where(together(self._others_in_range(read, place)), value, none)
 
     def _others_in_range(self, read: Read, place: Place) -> list[Expr]:
         """That the indices along other axes lie inside: an extension is read nowhere else."""
@@ -276,17 +267,6 @@ class Ragged(Local):
                 if self.tensors[read.tensor].axes[read.indices.index(Index(axis))] != axis:
                     return False
         return True
-
-    def define(self, base: str, expr: Expr, axes: Iterable[str] = (), dtype: DType | None = None) -> Equation:
-        """A further equation along ``axes`` and whatever else its value varies along."""
-        free = free_axes(expr) - set(axes)
-        order = (*(axis.name for axis in self.program.axes), *(axis.name for axis in self.axes))
-        every = (*axes, *(axis for axis in order if axis in free))
-        kind = dtype or type_of(expr, self.tensors, self.functions)
-        made = Equation(self.names.new(base), every, kind, expr)
-        self.made.append(made)
-        self.tensors[made.name] = made.tensor
-        return made
 
 
 def _kinds(program: Program, alike: frozenset[str], states: frozenset[str]) -> dict[str, Kind]:

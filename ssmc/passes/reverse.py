@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from ssmc.ir import (
     Apply,
     CustomGradient,
-    DType,
     Equation,
     Expr,
     Extension,
@@ -30,9 +29,7 @@ from ssmc.ir import (
     Size,
     Tensor,
     Transform,
-    free_axes,
     linear_form,
-    type_of,
 )
 
 from .local import Local, Place, sequence_of
@@ -123,17 +120,14 @@ class _Reverse(Local):
         axis = transform.axis
         inner = place.inside((axis,))
         body = self.expr(transform.body, replace(inner, straight=inner.straight | {axis}))
-        expr = replace(transform, body=body)
-        free = free_axes(expr)
-        axes = tuple(a.name for a in self.program.axes if a.name in free)
-        made = self._define(f"{self.current.name}.{expr.kind}", axes, expr)
+        made = self.define(f"{self.current.name}.{transform.kind}", replace(transform, body=body))
         turned = self.spelled(self.position(axis, place))
-        return Read(made.name, tuple(turned if a == axis else Index(a) for a in axes), transform.span)
+        return Read(made.name, tuple(turned if a == axis else Index(a) for a in made.axes), transform.span)
 
     def _apply(self, equation: Equation, apply: Apply) -> list[Equation]:
         """An opaque function is given its arguments as the layer has them."""
         args = tuple(self._turned(name) for name in apply.args)
-        own = self._define(f"{equation.name}.turned", equation.axes, replace(apply, args=args), equation.dtype)
+        own = self.define(f"{equation.name}.turned", replace(apply, args=args), equation.axes, equation.dtype)
         result = [*self.made, replace(equation, expr=self._mirror(own.tensor))]
         self.made.clear()
         return result
@@ -142,15 +136,8 @@ class _Reverse(Local):
         tensor = self.tensors[name]
         if not set(tensor.axes) & self.alike:
             return name
-        return self._define(f"{name}.turned", tensor.axes, self._mirror(tensor), tensor.dtype).name
+        return self.define(f"{name}.turned", self._mirror(tensor), tensor.axes, tensor.dtype).name
 
     def _mirror(self, tensor: Tensor) -> Read:
         mirrored = {axis: self._mirrored(Linear(0, {Index(axis): 1})).expr() for axis in self.alike}
         return Read(tensor.name, tuple(mirrored.get(axis, Index(axis)) for axis in tensor.axes))
-
-    def _define(self, name: str, axes: tuple[str, ...], expr: Expr, dtype: DType | None = None) -> Equation:
-        functions = {f.name: f for f in self.program.functions}
-        made = Equation(self.names.new(name), axes, dtype or type_of(expr, self.tensors, functions), expr, expr.span)
-        self.made.append(made)
-        self.tensors[made.name] = made.tensor
-        return made

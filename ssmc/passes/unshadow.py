@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ssmc.ir import REDUCTIONS, Axis, Expr, Index, Program, Reduce, Size, rewrite, substitute
+from ssmc.ir import REDUCTIONS, Axis, Expr, Program, Reduce, Size, rebound, rewrite
 
 from .tables import table_of
 
@@ -26,11 +26,7 @@ def unshadow(program: Program) -> Program:
         if not bound:
             return None
         used.update(bound)
-        names = {a: f"{a}.all" for a in bound}
-        moved: dict[str, Expr] = {a: Index(n) for a, n in names.items()}
-        condition = None if node.condition is None else substitute(node.condition, moved)
-        axes = tuple(names.get(a, a) for a in node.axes)
-        return replace(node, axes=axes, condition=condition, body=substitute(node.body, moved))
+        return rebound(node, {a: f"{a}.all" for a in bound})
 
     equations = tuple(e if table_of(program, e) else replace(e, expr=rewrite(e.expr, rule)) for e in program.equations)
     axes = tuple(Axis(f"{a}.all", Size(a)) for a in program.sequence_axes if a in used)
