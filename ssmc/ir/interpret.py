@@ -173,6 +173,7 @@ class Evaluation:
         self.extensions: dict[str, list[Extension]] = {}
         for extension in program.extensions:
             self.extensions.setdefault(extension.tensor, []).append(extension)
+        self.inner = {equation.name: self._most_inner(equation.expr) for equation in program.equations}
         self.values: dict[str, Array] = dict(arrays)
         for equation in program.equations:  # zeros: a recurrence never sees what is not computed yet
             shape = tuple(sizes[axis] for axis in equation.axes)
@@ -191,7 +192,7 @@ class Evaluation:
             self.values[step] = self._apply(equation, equation.expr)
             return
         ranges = {axis: fixed.get(axis, range(self.sizes[axis])) for axis in equation.axes}
-        self._fill(equation, ranges, math.prod(len(r) for r in ranges.values()) * self._most_inner(equation.expr))
+        self._fill(equation, ranges, math.prod(len(r) for r in ranges.values()) * self.inner[step])
 
     def _fill(self, equation: Equation, ranges: Mapping[str, range], points: int) -> None:
         """Compute the equation on a box, halved until it is small enough."""

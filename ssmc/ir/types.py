@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 
 
 class DType(Enum):
@@ -27,6 +28,7 @@ _ORDER = (DType.BOOL, DType.INT, DType.REAL, DType.COMPLEX)
 BOOL, INT, REAL, COMPLEX = _ORDER
 
 
+@cache  # the interpreter asks for every operation
 def join(*types: DType) -> DType:
     """The smallest type that holds every given one."""
     return max(types, key=lambda t: t.rank)

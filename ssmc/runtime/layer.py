@@ -103,6 +103,8 @@ class Layer:
     batch size or length never does.
     """
 
+    state_type = State
+
     def __init__(
         self, operator: Operator, statics: Mapping[str, StaticValue] | None = None, recipe: tuple[Any, ...] = ()
     ) -> None:

@@ -19,7 +19,7 @@ from .properties import Bench
 from .rows import ROUNDOFF, Finding, Property, compare
 from .sequences import packed_cases
 from .sizes import look_back_of
-from .subjects import pairs, taken, time_axis
+from .subjects import GIVEN, STATES, Derived, pairs, taken, time_axis
 
 
 def _everything(program: Program, inputs: Mapping[str, Array]) -> Arrays:
@@ -27,8 +27,8 @@ def _everything(program: Program, inputs: Mapping[str, Array]) -> Arrays:
 
 
 @dataclass(frozen=True, eq=False)
-class _Carried:
-    """A case, along its sequence axis."""
+class Carried:
+    """A case, along its sequence axis. States come from the interpreter."""
 
     bench: Bench
     case: Case
@@ -49,8 +49,14 @@ class _Carried:
     def state_after(self, inputs: Arrays, length: int) -> Arrays:
         """The state after these inputs, under the names by which a stepped Program takes it."""
         case = Case("", self.case.variant, {**self.case.sizes, self.time: length}, inputs)
-        _, state = self.bench.subject.pieces(case, [])
+        _, state = Derived(self.bench.made).pieces(case, [])
         return {f"{self.time}.offset" if name == self.time else f"{name}.state": value for name, value in state.items()}
+
+    def form(self, program: Program, given: Mapping[str, Array], backwards: bool = False) -> Arrays:
+        """What the subject gives for a derived Program."""
+        _, found = next(self.bench.subject.forms(self.case.variant, program, given, backwards))
+        made: Arrays = found
+        return made
 
     def ends(self, label: str, whole: Mapping[str, Array], found: Mapping[str, Array]) -> Iterator[Finding]:
         """The state ``X.next`` in ``found`` beside the last values of the whole."""
@@ -62,9 +68,13 @@ class _Carried:
         return final_state(self.case.program, whole, self.case.sizes, self.time)
 
 
-def _carried(bench: Bench, variant: Variant) -> Iterator[_Carried]:
+def carried(bench: Bench, variant: Variant) -> Iterator[Carried]:
     for case in packed_cases(bench, variant, 1):
-        yield _Carried(bench, case, time_axis(variant.program))
+        yield Carried(bench, case, time_axis(variant.program))
+
+
+def _step(bench: Bench, variant: Variant, takes: bool) -> Program:
+    return Derived(bench.made).step(variant, takes)
 
 
 # ---------------------------------------------------------------- backwards
@@ -75,12 +85,12 @@ def _backwards(bench: Bench, variant: Variant) -> Iterator[Finding]:
 
     def reversed_step(takes: bool) -> Program:
         made: Program = bench.derive(
-            ("reverse step", takes, id(variant)), lambda: passes.reverse(bench.subject.step(variant, takes))
+            ("reverse step", takes, id(variant)), lambda: passes.reverse(_step(bench, variant, takes))
         )
         return made
 
     steps = [reversed_step(False), reversed_step(True)]
-    for one in _carried(bench, variant):
+    for one in carried(bench, variant):
         length = one.case.sizes[one.time]
         expected = one.outputs(turned(one.case.program, one.time, one.case.inputs, _everything), 0, length)
         for split in (1, length // 2, length - 1, length):
@@ -88,7 +98,7 @@ def _backwards(bench: Bench, variant: Variant) -> Iterator[Finding]:
             found: list[Arrays] = []
             for program, (start, end) in zip(steps, reversed(list(pairs([split], length))), strict=True):
                 given = {**one.stretch(start, end), **state}
-                made = run(program, {t.name: given[t.name] for t in program.inputs})
+                made = one.form(program, given, True)
                 state = {taken(n): v for n, v in made.items() if n not in variant.program.outputs}
                 found.insert(0, made)
             joined = {
@@ -116,9 +126,9 @@ class _Document:
 
 def _documents(bench: Bench, variant: Variant) -> Iterator[Finding]:
     """Each document began elsewhere: it is given the state of its beginning and returns that of its end."""
-    step = bench.subject.step(variant, True)
+    step = _step(bench, variant, True)
     program = bench.derive(("pack step", id(variant)), lambda: passes.pack(step))
-    for one in _carried(bench, variant):
+    for one in carried(bench, variant):
         window = min(look_back_of(one.case.program, one.case.sizes), 6)
         for lengths in document_lengths(one.case.sizes[one.time], window):
             stretches = list(Documents((lengths,)).stretches())
@@ -127,7 +137,7 @@ def _documents(bench: Bench, variant: Variant) -> Iterator[Finding]:
                 yield from _going_on(one, program, documents)
 
 
-def _begun(one: _Carried, start: int, end: int, number: int) -> _Document:
+def _begun(one: Carried, start: int, end: int, number: int) -> _Document:
     """A document that was half done before, or done altogether."""
     begun = (end - start) // 2 if number % 2 else end - start
     whole = _everything(one.case.program, one.stretch(start, end))
@@ -135,24 +145,40 @@ def _begun(one: _Carried, start: int, end: int, number: int) -> _Document:
     return _Document(begun, end - start, one.stretch(start + begun, end), state, whole)
 
 
-def _going_on(one: _Carried, program: Program, documents: list[_Document]) -> Iterator[Finding]:
+def _going_on(one: Carried, program: Program, documents: list[_Document]) -> Iterator[Finding]:
     """What is left of the documents, packed, with a state for each."""
     left = Documents((tuple(d.length - d.begun for d in documents),))
     axes = {t.name: t.axes for t in program.tensors().values()}
-    docs = f"{one.time}.docs"
-    given = left.inputs(one.time)
-    for t in one.case.program.inputs:
-        parts = [d.rest[t.name] for d in documents]
-        given[t.name] = np.concatenate(parts, t.axes.index(one.time)) if one.time in t.axes else parts[0]
-    for name in documents[0].state:
-        given[name] = np.stack([d.state[name] for d in documents], axes[name].index(docs))
-    found = run(program, {t.name: given[t.name] for t in program.inputs})
+    found = one.form(program, _together(one, program, documents))
     for (_, number, start, end), document in zip(left.stretches(), documents, strict=True):
         label = f"document {number} of {document.length} tokens, {document.begun} before"
         expected = one.outputs(document.whole, document.begun, document.length)
         yield from compare(label, one.outputs(found, start, end), expected, one.tolerance)
-        own = {n: v.take(number, axes[n].index(docs)) for n, v in found.items() if docs in axes[n]}
+        own = {n: v.take(number, axes[n].index(f"{one.time}.docs")) for n, v in found.items() if n.endswith(GIVEN)}
         yield from one.ends(label, document.whole, own)
+
+
+def _together(one: Carried, program: Program, documents: list[_Document]) -> Arrays:
+    """The inputs of a packed Program that goes on with these documents."""
+    axes = {t.name: t.axes for t in program.inputs}
+    given = Documents((tuple(d.length - d.begun for d in documents),)).inputs(one.time)
+    for t in one.case.program.inputs:
+        parts = [d.rest[t.name] for d in documents]
+        given[t.name] = np.concatenate(parts, t.axes.index(one.time)) if one.time in t.axes else parts[0]
+    for name in documents[0].state:
+        given[name] = np.stack([d.state[name] for d in documents], axes[name].index(f"{one.time}.docs"))
+    return given
+
+
+def packed_inputs(one: Carried, program: Program) -> Arrays:
+    """The inputs of a packed Program with a state for each document, or with none: some documents are half done
+    before, some done, some empty."""
+    length = one.case.sizes[one.time]
+    lengths = document_lengths(length, min(look_back_of(one.case.program, one.case.sizes), 6))[1]
+    if not any(t.name.endswith(STATES) for t in program.inputs):
+        return {**one.case.inputs, **Documents((lengths,)).inputs(one.time)}
+    stretches = list(Documents((lengths,)).stretches())
+    return _together(one, program, [_begun(one, start, end, number) for _, number, start, end in stretches])
 
 
 # ---------------------------------------------------------------- gaps
@@ -162,26 +188,36 @@ def _gaps(bench: Bench, variant: Variant) -> Iterator[Finding]:
     """A sequence goes on with gaps: its valid tokens continue it, and the state is that after the last of them."""
     time = time_axis(variant.program)
     batch = batch_axis(variant.program, time)
-    step = bench.subject.step(variant, True)
+    step = _step(bench, variant, True)
     program = bench.derive(("mask step", id(variant)), lambda: passes.mask(step, (batch,) if batch else ()))
-    for one in _carried(bench, variant):
-        length = one.case.sizes[time]
+    for one in carried(bench, variant):
+        begun = one.case.sizes[time] // 2
+        for label in masks(one.case.sizes[time] - begun):
+            yield from _with_gaps(one, program, masked_inputs(one, program, label, batch), begun, label, batch)
+
+
+def masked_inputs(one: Carried, program: Program, label: str, batch: str | None) -> Arrays:
+    """The inputs of a masked Program that goes on in the middle of the sequence, if it takes a state: a position for
+    each row, though all have come equally far."""
+    length, begun = one.case.sizes[one.time], 0
+    state: Arrays = {}
+    if any(t.name.endswith(STATES) for t in program.inputs):
         begun = length // 2
-        given = {**one.stretch(begun, length), **one.state_after(one.stretch(0, begun), begun)}
-        for label, holds in masks(length - begun).items():
-            rows = [np.roll(holds, row) for row in range(one.case.sizes[batch])] if batch else [holds]
-            valid = np.stack(rows) if batch else holds
-            yield from _with_gaps(one, program, {**given, f"{time}.valid": valid}, begun, label, batch)
+        state = one.state_after(one.stretch(0, begun), begun)
+    holds = masks(length - begun)[label]
+    rows = [np.roll(holds, row) for row in range(one.case.sizes[batch])] if batch else [holds]
+    given = {**one.stretch(begun, length), **state, f"{one.time}.valid": np.stack(rows) if batch else holds}
+    position = next((t for t in program.inputs if t.name == f"{one.time}.offset"), None)
+    if position is not None:
+        given[position.name] = np.full([one.case.sizes[a] for a in position.axes], given[position.name])
+    return given
 
 
 def _with_gaps(
-    one: _Carried, program: Program, given: Arrays, begun: int, label: str, batch: str | None
+    one: Carried, program: Program, given: Arrays, begun: int, label: str, batch: str | None
 ) -> Iterator[Finding]:
     case, time = one.case, one.time
-    position = next((t for t in program.inputs if t.name == f"{time}.offset"), None)
-    if position is not None:  # each row has come to a position of its own
-        given[position.name] = np.full([case.sizes[a] for a in position.axes], given[position.name])
-    found = run(program, {t.name: given[t.name] for t in program.inputs})
+    found = one.form(program, given)
     valid = given[f"{time}.valid"]
     from_start = np.concatenate([np.ones((*valid.shape[:-1], begun), np.bool_), valid], -1)
     expected, wholes = closed_up(case.program, time, case.inputs, from_start, batch, _everything)
@@ -206,10 +242,11 @@ def _at_the_end(name: str) -> str:
 
 def _on_the_way(bench: Bench, variant: Variant) -> Iterator[Finding]:
     """The state after each token, of a sequence from its start and of one that goes on."""
-    for takes in (False, True):
-        step = bench.subject.step(variant, takes)
+    # Machine code that takes a state is enough; what has none is compiled anew.
+    for takes in (False, True) if isinstance(bench.subject, Derived) else (True,):
+        step = _step(bench, variant, takes)
         program = bench.derive(("states_at", takes, id(variant)), partial(passes.states_at, step))
-        for one in _carried(bench, variant):
+        for one in carried(bench, variant):
             length = one.case.sizes[one.time]
             begun = length // 2 if takes else 0
             given = one.stretch(begun, length)
@@ -217,7 +254,7 @@ def _on_the_way(bench: Bench, variant: Variant) -> Iterator[Finding]:
                 given |= one.state_after(one.stretch(0, begun), begun)
             stops = [*range(length - begun + 1), 1, 0]
             given[f"{one.time}.at"] = np.array(stops)
-            found = run(program, {t.name: given[t.name] for t in program.inputs})
+            found = one.form(program, given)
             axes = {name: program.equation(name).axes for name in found}
             for number, stop in enumerate(stops):
                 own = {

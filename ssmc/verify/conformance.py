@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,12 @@ from ssmc.backends import default_storage, target_named
 from ssmc.compiler import TARGETS, stages
 from ssmc.errors import Unsupported, UserError
 
-from . import carried, gradients, machine, properties, sequences, training
+from . import arranged, carried, gradients, machine, properties, sequences, training
 from .cases import Variant
 from .properties import Bench
 from .rows import DOES_NOT_APPLY, EXACT, Property, Row, judge
 from .sizes import look_back_of
-from .subjects import Compiled, Derived, Layer
+from .subjects import WORDS, Compiled, Derived, Layer
 from .table import Verification
 from .variants import covering, others, usual
 from .workers import shared
@@ -46,27 +46,38 @@ OF_EQUATIONS: tuple[Property, ...] = (
     gradients.SECOND,
     properties.PRINTED,
 )
-OF_MACHINE_CODE: tuple[Property, ...] = (
-    properties.FORWARD,
-    properties.OTHERS,
-    properties.AT_LENGTHS,
-    properties.AT_WIDTHS,
-    properties.STEP,
-    properties.CHUNKS,
-    properties.SPLIT,
-    machine.BITS,
-    machine.MEMORY,
-    machine.FAR_APART,
-    machine.EXTREME,
-    training.GRADIENT,
-    training.OTHERS,
-    training.OF_STEPS,
-    training.SECOND,
-    training.TANGENT,
-    training.BITS,
-    training.MEMORY,
-    training.EXTREME,
+
+
+def _of_machine_code(*found: Property) -> tuple[Property, ...]:
+    """Properties of derived forms, of the usual specialisation alone: each form has to be compiled."""
+    return tuple(replace(item, everywhere=False, once=True) for item in found)
+
+
+# In groups that run the same machine code.
+OF_MACHINE_CODE: tuple[tuple[Property, ...], ...] = (
+    (
+        properties.FORWARD,
+        properties.AT_LENGTHS,
+        properties.AT_WIDTHS,
+        properties.STEP,
+        properties.CHUNKS,
+        properties.SPLIT,
+        machine.BITS,
+        machine.MEMORY,
+        machine.FAR_APART,
+        machine.EXTREME,
+    ),
+    _of_machine_code(sequences.BACKWARDS, sequences.PACKED, sequences.PACKED_ROWS, sequences.PADDED),
+    _of_machine_code(carried.STATES_AT),
+    (training.TANGENT,),
+    (training.GRADIENT, training.BITS, training.MEMORY, training.EXTREME),
+    (arranged.OF_STEPS,),
+    (arranged.OF_BACKWARDS,),
+    (arranged.OF_PACKED,),
+    (arranged.OF_PADDED,),
+    (properties.OTHERS, training.OTHERS, training.SECOND),
 )
+_NAMES = tuple(item.name for group in OF_MACHINE_CODE for item in group)
 
 
 @dataclass(frozen=True)
@@ -85,12 +96,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the table that can be found out alone: the equations, or machine code for one storage, or what is
-    asked once for a target."""
+    """A part of the table that can be found out alone: the equations, or a group of properties of machine code for
+    one storage. What is asked once for a target is asked for the first."""
 
     target: str = ""
     storage: str = ""
-    once: bool = False
+    group: int = 0
+    first: bool = True
+
+    @property
+    def label(self) -> str:
+        return f"{self.target}, {WORDS[self.storage]}" if self.target else "equations"
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        if not self.target:
+            return OF_EQUATIONS
+        return tuple(item for item in OF_MACHINE_CODE[self.group] if self.first or not item.once)
 
 
 class Conformance:
@@ -110,41 +132,36 @@ class Conformance:
         self.made: dict[Any, Any] = {}
 
     def parts(self) -> list[Part]:
-        """In the order of the table; what is asked once stands after the first storage."""
+        """The equations, then what takes longest, so that processes that share the parts end together."""
         found = [Part()]
         for target in self.asked.targets:
-            for number, storage in enumerate(self.asked.storages):
-                found.append(Part(target, storage))
-                if number == 0:
-                    found.append(Part(target, storage, once=True))
-        return found
+            for group in reversed(range(len(OF_MACHINE_CODE))):
+                for storage in self.asked.storages:
+                    found.append(Part(target, storage, group, storage == self.asked.storages[0]))
+        return [part for part in found if any(item.name in self.asked.wanted for item in part.properties)]
 
     def rows(self, part: Part) -> list[Row]:
         """What is found of one part."""
+        wanted = [item for item in part.properties if item.name in self.asked.wanted]
         if not part.target:
             bench = Bench(Derived(self.made), self.book, self.asked.seed, made=self.made)
-            return self._judged(bench, self._wanted(OF_EQUATIONS), self.rest)
-        properties = [item for item in self._wanted(OF_MACHINE_CODE) if item.once == part.once]
-        if not properties:
-            return []
+            return self._judged(bench, wanted, self.rest)
         subject = Compiled(self.asked.layer, part.target, part.storage)
         try:
             fixed = self._compiled_in(subject)
         except Unsupported as refusal:
             nothing = Property("compiled", "is there machine code at all", EXACT, lambda *_: ())
             message = refusal.diagnostics[0].message
-            refused = Row(subject.label, nothing.name, nothing.compared, EXACT, 0, None, DOES_NOT_APPLY, message)
-            return [] if part.once else [refused]
+            return [Row(subject.label, nothing.name, nothing.compared, EXACT, 0, None, DOES_NOT_APPLY, message)]
         bench = Bench(subject, self.book, self.asked.seed, {id(self.main): fixed}, self.made)
-        return self._judged(bench, properties, self.covering)
-
-    def _wanted(self, properties: Iterable[Property]) -> list[Property]:
-        return [item for item in properties if item.name in self.asked.wanted]
+        return self._judged(bench, wanted, self.covering)
 
     def _judged(self, bench: Bench, properties: Iterable[Property], rest: Sequence[Variant]) -> list[Row]:
         found = []
         for item in properties:
             variants = [*[self.main] * (not item.others), *(rest if item.everywhere or item.others else ())]
+            if item.least:
+                variants = [*rest, self.main][:1]
             if variants:
                 looks = [(v.label, partial(item.check, bench, v)) for v in variants]
                 found.append(judge(bench.subject.label, item, looks))
@@ -205,7 +222,7 @@ def verify(
         ToolchainError: no compiler.
     """
     begun = time.perf_counter()
-    known = dict.fromkeys(item.name for item in (*OF_EQUATIONS, *OF_MACHINE_CODE))
+    known = dict.fromkeys((*(item.name for item in OF_EQUATIONS), *_NAMES))
     for name in only or ():
         if name not in known:
             raise UserError(f"there is no property {name!r}", expected=", ".join(known))
@@ -223,6 +240,10 @@ def verify(
         frozenset(known if only is None else only),
     )
     table = Conformance(asked)
+    if not table.parts():
+        raise UserError(
+            f"{only[0]!r} is a property of machine code" if only else "no property is named", hint="name a target"
+        )
     found = shared(table, table.parts(), jobs) if jobs > 1 else [table.rows(part) for part in table.parts()]
     rows = _in_order([row for part in found for row in part])
     return Verification(layer.name, table.about(), tuple(rows), time.perf_counter() - begun)
@@ -230,12 +251,10 @@ def verify(
 
 def _in_order(rows: list[Row]) -> list[Row]:
     """By subject, then as the properties are listed; what does not apply for the reason that is given under the
-    equations already is not said again."""
-    order = {item.name: n for n, item in enumerate((*OF_EQUATIONS, *OF_MACHINE_CODE))}
-    order |= {item.name: n for n, item in enumerate(OF_MACHINE_CODE)}
+    equations already is not said again, nor that there is no machine code."""
+    order = {name: n for n, name in enumerate(_NAMES)}
     subjects = list(dict.fromkeys(row.subject for row in rows))
     said = {(row.name, row.note) for row in rows if row.subject == subjects[0] and row.verdict == DOES_NOT_APPLY}
-    kept = [row for row in rows if row.subject == subjects[0] or (row.name, row.note) not in said]
-    first = [row for row in kept if row.subject == subjects[0]]
-    rest = [row for row in kept if row.subject != subjects[0]]
+    first = [row for row in rows if row.subject == subjects[0]]
+    rest = [row for row in dict.fromkeys(rows) if row.subject != subjects[0] and (row.name, row.note) not in said]
     return first + sorted(rest, key=lambda row: (subjects.index(row.subject), order.get(row.name, -1)))

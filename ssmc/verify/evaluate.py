@@ -24,7 +24,7 @@ Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Itself:
+class Itself:
     """A Program as a key: only itself is equal to it."""
 
     program: Program
@@ -33,11 +33,11 @@ class _Itself:
         return id(self.program)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.program is self.program
+        return isinstance(other, Itself) and other.program is self.program
 
 
 @lru_cache(maxsize=128)
-def _order(of: _Itself) -> tuple[Step, ...]:
+def _order(of: Itself) -> tuple[Step, ...]:
     return dependence(of.program).order
 
 
@@ -49,7 +49,7 @@ def run(
     evaluation: Callable[..., Evaluation] | None = None,
 ) -> Arrays:
     """As ``interpret``, which finds the order of evaluation anew each time; here a Program is run often."""
-    return interpret(program, inputs, functions, keep, evaluation, _order(_Itself(program)))
+    return interpret(program, inputs, functions, keep, evaluation, _order(Itself(program)))
 
 
 # What is decided from reals: its value jumps, so that rounding may change it altogether.
@@ -139,12 +139,8 @@ def disturbed(
     infinite, as in a narrower type."""
     choices: list[Array] = []
     draw = np.random.default_rng(seed)
-    values = interpret(
-        program,
-        inputs,
-        functions,
-        keep="all",
-        evaluation=lambda *about: _Disturbed(scale, limit, draw, choices, *about),
+    values = run(
+        program, inputs, functions, "all", evaluation=lambda *about: _Disturbed(scale, limit, draw, choices, *about)
     )
     return values, choices
 

@@ -7,7 +7,7 @@ written (``meaning``), once as it is and twice disturbed, which gives the tolera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,13 @@ from .subjects import time_axis
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A derived Program with inputs, what must come out, and what it errs by in single precision times ``SAFETY``.
-    ``options`` is how the operator of the layer is asked for the same, ``given`` its inputs."""
+    """A derived Program with inputs, what must come out, and what it errs by in single precision times ``SAFETY``."""
 
     label: str
     program: Program
     inputs: Arrays
     expected: Arrays
     spread: Mapping[str, float]
-    given: Arrays = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def tolerance(self, name: str, storage: str) -> float:
         """As ``Case.tolerance``."""
@@ -63,7 +60,7 @@ def meant(meaning: Callable[[Run], Arrays]) -> tuple[Arrays, dict[str, float]]:
 def reversed_forms(case: Case, derived: Program) -> Iterator[Form]:
     time = time_axis(case.program)
     expected, spread = meant(lambda run: turned(case.program, time, case.inputs, run))
-    yield Form(f"{case.label}, backwards", derived, case.inputs, expected, spread, case.inputs, {"reverse": True})
+    yield Form(f"{case.label}, backwards", derived, case.inputs, expected, spread)
 
 
 # ---------------------------------------------------------------- packed
@@ -114,7 +111,7 @@ def _packed(case: Case, time: str, derived: Program, documents: Documents) -> Fo
     expected, spread = meant(lambda run: packed(case.program, time, case.inputs, documents, run))
     where = documents.inputs(time)
     label = "documents of " + "; ".join(", ".join(map(str, lengths)) for lengths in documents.lengths)
-    return Form(label, derived, {**case.inputs, **where}, expected, spread, case.inputs, {"documents": documents})
+    return Form(label, derived, {**case.inputs, **where}, expected, spread)
 
 
 # ---------------------------------------------------------------- masked
@@ -148,7 +145,7 @@ def masked_forms(case: Case, derive: Callable[[tuple[str, ...]], Program]) -> It
         expected, spread = meant(meaning)
         program = derive((batch,) if batch else ())
         inputs = {**case.inputs, f"{time}.valid": valid}
-        yield Form(label, program, inputs, expected, spread, case.inputs, {"mask": valid})
+        yield Form(label, program, inputs, expected, spread)
 
 
 def _masked(case: Case, time: str, valid: Array, batch: str | None) -> Callable[[Run], Arrays]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
-from ssmc.analysis import Counter, carried_state
+from ssmc.analysis import Counter, StateTensor, carried_state
 from ssmc.ir import Program, Size, Tensor, evaluate_int
 
-from .evaluate import Array, Arrays
+from .evaluate import Array, Arrays, Itself
 
 # Every tensor of a Program for some inputs.
 Run: TypeAlias = Callable[[Program, Mapping[str, Array]], Arrays]
@@ -66,7 +67,7 @@ def final_state(program: Program, values: Mapping[str, Array], sizes: Mapping[st
     """The state after the last step, by name: the last values of what is read at a lag, and how many steps there
     were. What lies before the start is left out, so an array may be shorter than the state that it is the end of."""
     found: Arrays = {}
-    for item in carried_state(program):
+    for item in _carried(Itself(program)):
         if item.axis != time:
             continue
         if isinstance(item, Counter):
@@ -76,6 +77,11 @@ def final_state(program: Program, values: Mapping[str, Array], sizes: Mapping[st
             end = values[item.name].shape[item.axes.index(time)]
             found[item.name] = part(values[item.name], item.axes, time, max(0, end - depth), end)
     return found
+
+
+@lru_cache(maxsize=128)
+def _carried(of: Itself) -> tuple[StateTensor | Counter, ...]:
+    return carried_state(of.program)
 
 
 def length_of(program: Program, values: Mapping[str, Array], time: str) -> int:

@@ -57,7 +57,8 @@ EXACT = Source("exact", "nothing may differ")
 class Property:
     """Something that must hold. ``check`` finds it out for one subject and one specialisation of the layer; it
     raises Unsupported where it does not apply. It is asked of the usual specialisation, with ``everywhere`` of all
-    others too, with ``others`` of those alone. With ``once`` it is asked for one storage of each target."""
+    others too, with ``others`` of those alone, with ``least`` of one with few inputs. With ``once`` it is asked for one
+    storage of each target."""
 
     name: str
     compared: str
@@ -66,6 +67,7 @@ class Property:
     everywhere: bool = False
     others: bool = False
     once: bool = False
+    least: bool = False
 
 
 @dataclass(frozen=True)

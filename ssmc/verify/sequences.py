@@ -34,11 +34,12 @@ def _values(kind: str) -> Check:
     """Whether the derived form gives what it means."""
 
     def check(bench: Bench, variant: Variant) -> Iterator[Finding]:
-        for case in packed_cases(bench, variant):
+        for case in packed_cases(bench, variant, 1 if variant.label else SEEDS):
             for form in derived_forms(bench, variant, kind, case):
-                label = ", ".join(filter(None, (variant.label, form.label)))
-                found = bench.subject.form(variant, form)
-                yield from compare(label, found, form.expected, partial(form.tolerance, storage=bench.storage))
+                tolerance = partial(form.tolerance, storage=bench.storage)
+                for way, found in bench.subject.forms(variant, form.program, form.inputs, kind == "reverse"):
+                    label = ", ".join(filter(None, (variant.label, form.label, way)))
+                    yield from compare(label, found, form.expected, tolerance)
 
     return check
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ssmc.analysis import look_back
 from ssmc.errors import UserError
 from ssmc.ir import Axis, Expr, Program, Size, Transform, complete_extents, evaluate_int, sizes_used, walk
 
+from .evaluate import Itself
+
 Sizes = dict[str, int]
 
 # For axes in the order in which the inputs name them; the first is usually the batch.
-SMALL = (2, 6, 4, 3, 5, 4, 3, 2)
+SMALL = (2, 6, 5, 3, 4, 4, 3, 2)
 LARGEST = 4096
 NEAREST_TRIED = 6
 
@@ -146,8 +149,12 @@ def points(axes: Iterable[str], sizes: Mapping[str, int]) -> int:
 
 def look_back_of(program: Program, sizes: Mapping[str, int]) -> int:
     """How many time steps the layer looks at, the present one included; histories without bound left out."""
-    depths = [evaluate_int(look.depth, sizes) for look in look_back(program).values() if look.reads and look.depth]
-    return 1 + max(depths, default=0)
+    return 1 + max((evaluate_int(depth, sizes) for depth in _depths(Itself(program))), default=0)
+
+
+@lru_cache(maxsize=128)
+def _depths(of: Itself) -> tuple[Expr, ...]:
+    return tuple(look.depth for look in look_back(of.program).values() if look.reads and look.depth)
 
 
 def lengths(program: Program, sizes: Mapping[str, int], further: tuple[int, ...], most: int) -> list[int]:

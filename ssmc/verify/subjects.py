@@ -6,7 +6,7 @@ they answer is compared with what the interpreter says of the Program as written
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ TORCH = {
     "c64": torch.complex64, "c128": torch.complex128, "b8": torch.bool,
 }  # fmt: skip
 WORDS = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+# How states and what says where sequences lie are called in derived Programs.
+STATES, GIVEN = (".state", ".offset"), (".next", ".next_offset", ".at", ".at_offset")
+LAYOUTS = (".doc", ".start", ".end", ".valid", ".at")
 # Where the tensors of a target live. Targets that are not here have no operator to call.
 DEVICES = {"c": "cpu"}
 
@@ -40,6 +43,8 @@ class Layer(Protocol):
     def signature(self) -> LayerSignature: ...
     @property
     def statics(self) -> Mapping[str, Any]: ...
+    @property
+    def state_type(self) -> Callable[[Sequence[str], Sequence[torch.Tensor]], Any]: ...
     def __call__(self, /, *args: Any, **named: Any) -> Any: ...
     def program(
         self,
@@ -84,9 +89,12 @@ class Derived:
         """The outputs of the Program that compilation starts from."""
         return run(compiler.prepared(case.program, case.sizes), case.inputs)
 
-    def form(self, variant: Variant, form: Any) -> Arrays:
-        """The outputs of a derived form."""
-        return run(form.program, form.inputs)
+    def forms(
+        self, variant: Variant, program: Program, given: Mapping[str, Array], backwards: bool = False
+    ) -> Iterator[tuple[str, Arrays]]:
+        """The outputs of a derived form of the layer, as its Program names them, for every way to ask for it, each
+        with a label; ``given`` may hold more than it takes."""
+        yield "", run(program, {t.name: given[t.name] for t in program.inputs})
 
     def pieces(self, case: Case, cuts: Sequence[int]) -> tuple[Arrays, Arrays]:
         """The outputs, joined, of the pieces between ``cuts``, and the state after the last."""
@@ -195,30 +203,52 @@ class Compiled:
         carried = {name: array_of(value) for name, value in state.tensors.items()}
         return join(made, case.program, time), carried
 
-    def state_after(self, case: Case, length: int) -> Any:
-        """The state after the first tokens of a case."""
-        time = time_axis(case.program)
-        arguments = self.tensors(case.inputs)
-        here = {t.name: stretch(arguments[t.name], t.axes, time, 0, length) for t in case.program.inputs}
-        return self.raw(case.variant, here, return_state=True)["state"]
+    def forms(
+        self, variant: Variant, program: Program, given: Mapping[str, Array], backwards: bool = False
+    ) -> Iterator[tuple[str, Arrays]]:
+        """As ``Derived.forms``, by calls."""
+        inputs = self.inputs_of(program, given)
+        for options in spellings(program, given):
+            label = ", ".join(name for name in ("cu_seqlens", "seq_idx", "position_ids") if name in options)
+            made = self.formed(variant, program, inputs, options | ({"reverse": True} if backwards else {}))
+            yield label, self.arrays(made)
 
-    def step_gradient(self, case: Case, derived: Case, state: Any, names: Mapping[str, str], step: Program) -> Arrays:
-        """The gradients of a call that continues ``state``, from its outputs and the state that it returns."""
-        sought, sources = passes.differentiable(step)
-        given = (
-            {t.name for t in step.inputs} - {f"{n}.state" for n in state.names} - {f"{n}.offset" for n in state.names}
-        )
-        leaves = {n: self.tensor(case.inputs[n]).requires_grad_(n in sought) for n in given}
-        held = [v.clone().requires_grad_(v.is_floating_point() or v.is_complex()) for v in state.values]
+    def inputs_of(self, program: Program, given: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        """What a call is given for a derived Program, options excepted. A state is never narrower than float32."""
+        found = {}
+        for t in program.inputs:
+            if t.name.endswith(STATES):
+                wide = Compiled(self.layer, self.target, "f64" if self.storage == "f64" else "f32")
+                found[t.name] = wide.tensor(given[t.name])
+            elif not t.name.endswith(LAYOUTS):
+                found[t.name] = self.tensor(given[t.name])
+        return found
+
+    def formed(
+        self, variant: Variant, program: Program, inputs: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """The outputs of a derived Program by the call that asks for it."""
+        own = {name: value for name, value in inputs.items() if not name.endswith(STATES)}
+        held = {shown(name): value for name, value in inputs.items() if name.endswith(STATES)}
+        more: dict[str, Any] = {"state": self.layer.state_type(tuple(held), tuple(held.values()))} if held else {}
+        gives = any(name.endswith(GIVEN) for name in program.outputs)
+        made = self.raw(variant, own, **options, **more, return_state=gives)
+        state = made.pop("state").tensors if gives else {}
+        return {n: state[n.rpartition(".")[0]] if n.endswith(GIVEN) else made[n] for n in program.outputs}
+
+    def trained(
+        self, variant: Variant, case: Case, adjoints: Mapping[str, Array], backwards: bool = False
+    ) -> tuple[Arrays, Arrays]:
+        """The outputs of a derived Program, and what autograd says of its inputs, by name, for adjoints of outputs."""
+        sought, sources = passes.differentiable(case.program)
+        inputs = {n: v.requires_grad_(n in sought) for n, v in self.inputs_of(case.program, case.inputs).items()}
+        options = next(spellings(case.program, case.inputs)) | ({"reverse": True} if backwards else {})
         with torch.enable_grad():
-            made = self.raw(case.variant, leaves, state=type(state)(state.names, held), return_state=True)
-        after = made.pop("state")
-        outs = {**made, **{f"{n}.next": v for n, v in after.tensors.items()}}
-        ins = {**leaves, **{f"{n}.state": v for n, v in zip(state.names, held, strict=True)}}
-        wanted = [ins[n] for n in sought]
-        adjoints = [self.tensor(derived.inputs[names[n]]).to(outs[n].dtype) for n in sources]
-        found = gradients([outs[n] for n in sources], wanted, adjoints)
-        return {names[n]: array_of(value) for n, value in zip(sought, found, strict=True)}
+            made = self.formed(variant, case.program, inputs, options)
+        seeds = [self.tensor(adjoints[n]).to(made[n].dtype) for n in sources]
+        found = gradients([made[n] for n in sources], [inputs[n] for n in sought], seeds)
+        slopes = {n: array_of(value) for n, value in zip(sought, found, strict=True)}
+        return {name: array_of(value) for name, value in made.items()}, slopes
 
     def jvp(
         self, variant: Variant, arguments: Mapping[str, torch.Tensor], along: Mapping[str, torch.Tensor]
@@ -231,6 +261,28 @@ class Compiled:
 
         made: Any = torch.func.jvp(function, tuple(arguments[n] for n in names), tuple(along[n] for n in names))
         return dict(zip((o.name for o in self.layer.signature.outputs), made[1], strict=True))
+
+
+def spellings(program: Program, given: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+    """The options that say what a derived Program takes beside the inputs of the layer and states, in every way in
+    which they can be said: none for documents of each row's own with an empty one before others."""
+    found: dict[str, Any] = {}
+    layout = {t.name.rpartition(".")[2]: given[t.name] for t in program.inputs if t.name.endswith(LAYOUTS)}
+    for name, option in (("valid", "mask"), ("at", "states_at")):
+        if name in layout:
+            found[option] = torch.from_numpy(np.array(layout[name]))
+    if "doc" not in layout:
+        yield found
+        return
+    doc, start, end = layout["doc"], layout["start"], layout["end"]
+    if doc.ndim == 1:
+        yield {**found, "cu_seqlens": torch.from_numpy(np.array([0, *end]))}
+    empty = start == end
+    if doc.ndim == 1 and empty.any() or (empty[..., :-1] & ~empty[..., 1:]).any():
+        return
+    position = np.arange(doc.shape[-1]) - np.take_along_axis(start, doc, -1)
+    yield {**found, "seq_idx": torch.from_numpy(np.array(3 - doc))}
+    yield {**found, "position_ids": torch.from_numpy(position)}
 
 
 def gradients(

@@ -21,11 +21,10 @@ from .evaluate import Arrays
 from .inputs import rounded
 from .layouts import LAYOUTS
 from .machine import EXTREMES, busy_arguments, extreme, large_case, repeated
-from .meaning import part
 from .properties import Bench
 from .rows import EXACT, ROUNDOFF, Finding, Property
 from .sizes import look_back_of
-from .subjects import array_of, gradients, time_axis
+from .subjects import array_of, gradients
 
 
 def gradient_case(bench: Bench, case: Case, seed: int = 0) -> Case:
@@ -62,7 +61,7 @@ def _backward(
     return {names[n]: value for n, value in zip(sought, found, strict=True)}
 
 
-def _check(bench: Bench, case: Case, derived: Case, found: Arrays, label: str = "") -> Iterator[Finding]:
+def check_gradient(bench: Bench, case: Case, derived: Case, found: Arrays, label: str = "") -> Iterator[Finding]:
     yield from bench.check(derived, found, derived.outputs, ", ".join(filter(None, (case.variant.label, label))))
 
 
@@ -83,40 +82,14 @@ def _cases(bench: Bench, variant: Variant) -> Iterator[Case]:
 def _gradient(bench: Bench, variant: Variant) -> Iterator[Finding]:
     for case in _cases(bench, variant):
         derived = gradient_case(bench, case)
-        yield from _check(bench, case, derived, backward(bench, case, derived))
+        yield from check_gradient(bench, case, derived, backward(bench, case, derived))
 
 
 def _small_gradient(bench: Bench, variant: Variant) -> Iterator[Finding]:
     case = bench.case(variant)
     if case is not None:
         derived = gradient_case(bench, case)
-        yield from _check(bench, case, derived, backward(bench, case, derived))
-
-
-def _of_steps(bench: Bench, variant: Variant) -> Iterator[Finding]:
-    """From the state that goes out to the one that comes in, by a call that continues."""
-    time = time_axis(variant.program)
-    step = bench.derive(("step", id(variant)), lambda: passes.step(variant.program, takes=True, gives=True))
-    names = passes.adjoint_names(step)
-    for case, length in ((bench.case(variant, 0, **{time: n + 9}), n) for n in (1, 9)):
-        if case is None:
-            continue
-        begun = case.sizes[time] - length
-        state = bench.subject.state_after(case, begun)
-        carried = {n if n == f"{time}.offset" else f"{n}.state": array_of(v) for n, v in state.tensors.items()}
-        inputs = {t.name: v for t, v in zip(step.inputs, _continued(case, step, carried, time, begun), strict=True)}
-        stepped = Case(f"{length} after {begun}", variant.over(step), {**case.sizes, time: length}, inputs)
-        derived = gradient_case(bench, stepped)
-        yield from _check(bench, stepped, derived, bench.subject.step_gradient(stepped, derived, state, names, step))
-
-
-def _continued(case: Case, step: Program, carried: Arrays, time: str, begun: int) -> Iterator[Any]:
-    axes = {t.name: t.axes for t in case.program.inputs}
-    for t in step.inputs:
-        if t.name in carried:
-            yield carried[t.name]
-        else:
-            yield part(case.inputs[t.name], axes[t.name], time, begun, case.sizes[time])
+        yield from check_gradient(bench, case, derived, backward(bench, case, derived))
 
 
 def _second(bench: Bench, variant: Variant) -> Iterator[Finding]:
@@ -141,7 +114,7 @@ def _second(bench: Bench, variant: Variant) -> Iterator[Finding]:
         kept = [(s, a) for s, a in zip(slopes, adjoints, strict=True) if s.requires_grad]
         found = gradients([s for s, _ in kept], [everything[n] for n in wanted], [a for _, a in kept])
     arrays = {again[n]: array_of(v) for n, v in zip(wanted, found, strict=True)}
-    yield from _check(bench, case, second, arrays)
+    yield from check_gradient(bench, case, second, arrays)
 
 
 def _tangent(bench: Bench, variant: Variant) -> Iterator[Finding]:
@@ -155,7 +128,7 @@ def _tangent(bench: Bench, variant: Variant) -> Iterator[Finding]:
         arguments = bench.subject.tensors(case.inputs)
         moves = bench.subject.tensors(dotted)
         found = bench.subject.jvp(variant, arguments, {n: moves[names[n]] for n in sought})
-        yield from _check(bench, case, forward, {names[n]: array_of(found[n]) for n in sources})
+        yield from check_gradient(bench, case, forward, {names[n]: array_of(found[n]) for n in sources})
 
 
 # ---------------------------------------------------------------- bits, memory, extremes
@@ -185,7 +158,7 @@ def _layouts(bench: Bench, variant: Variant) -> Iterator[Finding]:
         return
     derived = gradient_case(bench, case)
     for label, layout in LAYOUTS.items():
-        yield from _check(bench, case, derived, backward(bench, case, derived, layout), label)
+        yield from check_gradient(bench, case, derived, backward(bench, case, derived, layout), label)
     names, (_, sources) = passes.adjoint_names(case.program), passes.differentiable(case.program)
     ones = {names[n]: np.ones_like(case.outputs[n]) for n in sources}
     summed = Case(case.label, derived.variant, case.sizes, {**derived.inputs, **ones})
@@ -193,7 +166,7 @@ def _layouts(bench: Bench, variant: Variant) -> Iterator[Finding]:
     def expanded(value: torch.Tensor) -> torch.Tensor:
         return value[(slice(0, 1),) * value.dim()].expand(value.shape) if bool((value == 1).all()) else value
 
-    yield from _check(bench, case, summed, backward(bench, case, summed, expanded), "adjoints of stride 0")
+    yield from check_gradient(bench, case, summed, backward(bench, case, summed, expanded), "adjoints of stride 0")
 
 
 def _extremes(bench: Bench, variant: Variant) -> Iterator[Finding]:
@@ -213,9 +186,8 @@ GRADIENT = Property("gradient", "autograd = the derived gradient, interpreted", 
 OTHERS = Property(
     "gradient, others", "other inputs, signatures, static parameters", ROUNDOFF, _small_gradient, others=True, once=True
 )
-OF_STEPS = Property("gradient of steps", "through the state in and out", ROUNDOFF, _of_steps)
-SECOND = Property("second gradient", "the backward of the backward", ROUNDOFF, _second, once=True)
-TANGENT = Property("tangent", "torch.func.jvp = the derived tangent, interpreted", ROUNDOFF, _tangent)
+SECOND = Property("second gradient", "the backward of the backward", ROUNDOFF, _second, once=True, least=True)
+TANGENT = Property("tangent", "torch.func.jvp = the derived tangent, interpreted", ROUNDOFF, _tangent, once=True)
 BITS = Property("gradient, same bits", "run twice, with 1, 2 and 3 threads", EXACT, _bits)
 MEMORY = Property("gradient, memory", "permuted, spaced, unaligned; adjoints of stride 0", ROUNDOFF, _layouts)
 EXTREME = Property("gradient, extreme", "each input 0, -40, 40, -1000, 1000", ROUNDOFF, _extremes)

@@ -70,29 +70,73 @@ def others(layer: Layer, first: Variant) -> Iterator[Variant]:
 
 
 def covering(layer: Layer, first: Variant) -> Iterator[Variant]:
-    """Fewer specialisations that still meet everything once: for those who have to compile each."""
-    optional = [item.name for item in layer.signature.inputs if not item.required]
+    """Fewer specialisations that still meet everything once, for those who have to compile each: every one differs
+    from the usual one in as much as it can."""
     given = [tensor.name for tensor in first.program.inputs]
-    if optional:
-        yield from _maybe(layer, first, "required inputs only", (), {}, first.statics)
-    for number in range(1, max((len(item.alternatives) for item in layer.signature.inputs), default=1)):
-        chosen = {
-            item.name: item.alternatives[number] for item in layer.signature.inputs if len(item.alternatives) > number
-        }
-        label = ", ".join(f"{name}[{', '.join(axes)}]" for name, axes in chosen.items())
-        yield from _maybe(layer, first, label, given, {**first.signatures, **chosen}, first.statics)
-    yield from _other_statics(layer, first, given)
+    changes = [_changes(layer, first, number) for number in range(_most(layer))]
+    for number, (signatures, statics) in enumerate(changes):
+        # Inputs whose other signature is wanted have to be there.
+        optional = {item.name for item in layer.signature.inputs if not item.required}
+        kept = [name for name in given if number or name in signatures or name not in optional]
+        absent = [name for name in given if name not in kept]
+        parts = [f"without {', '.join(absent)}"] if absent else []
+        parts += [f"{name}[{', '.join(axes)}]" for name, axes in signatures.items()]
+        parts += [f"{name} = {shown(value)}" for name, value in statics.items()]
+        chosen, label = {**first.signatures, **signatures}, ", ".join(parts)
+        together = list(_maybe(layer, first, label, kept, chosen, {**first.statics, **statics})) if parts else []
+        yield from together or _one_by_one(layer, first, signatures, statics, bool(absent))
+
+
+def _one_by_one(
+    layer: Layer, first: Variant, signatures: Mapping[str, Any], statics: Mapping[str, Any], fewer: bool
+) -> Iterator[Variant]:
+    """The same changes, each alone."""
+    given = [tensor.name for tensor in first.program.inputs]
+    if fewer:
+        yield from _maybe(layer, first, "required inputs only", (), first.signatures, first.statics)
+    for name, axes in signatures.items():
+        chosen = {**first.signatures, name: axes}
+        yield from _maybe(layer, first, f"{name}[{', '.join(axes)}]", given, chosen, first.statics)
+    for name, value in statics.items():
+        changed = {**first.statics, name: value}
+        yield from _maybe(layer, first, f"{name} = {shown(value)}", given, first.signatures, changed)
+
+
+def _changes(layer: Layer, first: Variant, number: int) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+    """Of every input the signature, of every bool and enum the value, that comes next after so many others."""
+    signatures = {
+        item.name: item.alternatives[number + 1]
+        for item in layer.signature.inputs
+        if len(item.alternatives) > number + 1
+    }
+    statics = {name: values[number] for name, values in _values(layer, first).items() if len(values) > number}
+    return signatures, statics
+
+
+def _most(layer: Layer) -> int:
+    """How many specialisations there have to be at least."""
+    signatures = [len(item.alternatives) - 1 for item in layer.signature.inputs]
+    values = [2 if static.kind == "bool" else len(static.choices) for static in layer.signature.statics]
+    optional = any(not item.required for item in layer.signature.inputs)
+    return max([int(optional), *signatures, *(n - 1 for n in values)], default=0)
+
+
+def _values(layer: Layer, first: Variant) -> dict[str, list[Any]]:
+    """Every other value of bools and enums."""
+    found = {}
+    for static in layer.signature.statics:
+        now = {**{s.name: s.default for s in layer.signature.statics}, **first.statics}[static.name]
+        values: Sequence[Any] = (True, False) if static.kind == "bool" else static.choices
+        found[static.name] = [value for value in values if value != now]
+    return found
 
 
 def _other_statics(layer: Layer, first: Variant, given: Sequence[str]) -> Iterator[Variant]:
     """Every other value of bools and enums."""
-    for static in layer.signature.statics:
-        now = {**{s.name: s.default for s in layer.signature.statics}, **first.statics}[static.name]
-        values: Sequence[Any] = (True, False) if static.kind == "bool" else static.choices
+    for name, values in _values(layer, first).items():
         for value in values:
-            if value != now:
-                statics = {**first.statics, static.name: value}
-                yield from _maybe(layer, first, f"{static.name} = {shown(value)}", given, first.signatures, statics)
+            statics = {**first.statics, name: value}
+            yield from _maybe(layer, first, f"{name} = {shown(value)}", given, first.signatures, statics)
 
 
 def shown(value: Any) -> str:

@@ -1,50 +1,57 @@
 """Parts of the table found out by other processes, and the process that does so.
 
-Each starts afresh, loads the layer again, and answers one part; machine code that ends its process ends only that.
+Each starts afresh, loads the layer again, and answers one part after the other; machine code that ends its process
+ends only that.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .rows import EXACT, FAILS, Row
 
 if TYPE_CHECKING:
-    from .conformance import Conformance, Part
+    from .conformance import Asked, Conformance, Part
 
 
 def shared(table: Conformance, parts: list[Part], jobs: int) -> list[list[Row]]:
-    """The rows of every part: this process takes them from the front, ``jobs - 1`` others from the back."""
+    """The rows of every part. This process and ``jobs - 1`` others each take the next that nobody has taken; the
+    first is this one's, which is at work while the others start."""
     found: dict[Part, list[Row]] = {}
     failures: list[BaseException] = []
     waiting = deque(parts)
+    own = [waiting.popleft()] if waiting else []
 
     def others() -> None:
-        while True:
-            try:
-                part = waiting.pop()
-            except IndexError:
-                return
-            try:
-                found[part] = _elsewhere(table, part)
-            except BaseException as error:
-                failures.append(error)
-                return
+        worker = _Worker(table.asked)
+        try:
+            while waiting:
+                part = waiting.popleft()
+                found[part] = worker.rows(part)
+        except IndexError:  # somebody took the last one in between
+            pass
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            worker.stop()
 
-    threads = [threading.Thread(target=others) for _ in range(min(jobs, len(parts)) - 1)]
+    threads = [threading.Thread(target=others) for _ in range(min(jobs - 1, len(waiting)))]
     for thread in threads:
         thread.start()
     try:
-        while waiting:
-            part = waiting.popleft()
-            found[part] = table.rows(part)
+        while own and not failures:
+            found[own[0]] = table.rows(own[0])
+            own = [waiting.popleft()] if waiting else []
+    except IndexError:
+        pass
     finally:
         waiting.clear()
         for thread in threads:
@@ -54,37 +61,89 @@ def shared(table: Conformance, parts: list[Part], jobs: int) -> list[list[Row]]:
     return [found[part] for part in parts]
 
 
-def _elsewhere(table: Conformance, part: Part) -> list[Row]:
-    """The rows of a part, found by another process."""
-    with tempfile.TemporaryDirectory(prefix="ssmc-verify-") as folder:
-        question, answer = Path(folder, "question"), Path(folder, "answer")
-        question.write_bytes(pickle.dumps((table.asked, part)))
-        command = [sys.executable, "-m", "ssmc.verify.workers", str(question), str(answer)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if not answer.exists():
-            label = f"{part.target}, {part.storage}" if part.target else "equations"
-            last = done.stderr.strip().rpartition("\n")[2]
-            note = f"the process ended with status {done.returncode}" + (f": {last}" if last else "")
-            return [Row(label, "process", "is there an answer at all", EXACT, 1, None, FAILS, note)]
-        result: Any = pickle.loads(answer.read_bytes())
-    if isinstance(result, BaseException):
-        raise result
-    rows: list[Row] = result
-    return rows
+class _Worker:
+    """Another process, which is started when the first part is asked for, and again after one that ended it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.process: subprocess.Popen[bytes] | None = None
+        self.errors: Any = None
+
+    def rows(self, part: Part) -> list[Row]:
+        """The rows of a part; one that fails if the process ends instead."""
+        process = self.process or self._started()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            pickle.dump(part, process.stdin)
+            process.stdin.flush()
+            answer: Any = pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return [self._ended(part)]
+        if isinstance(answer, BaseException):
+            raise answer
+        rows: list[Row] = answer
+        return rows
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it is read when the process has ended
+        command = [sys.executable, "-P", "-m", __name__]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=_environment()
+        )
+        assert self.process.stdin is not None
+        pickle.dump(self.asked, self.process.stdin)
+        return self.process
+
+    def _ended(self, part: Part) -> Row:
+        assert self.process is not None
+        errors = self.errors
+        status = self.stop()
+        errors.seek(0)
+        last = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+        note = f"the process ended with status {status}" + (f": {last}" if last else "")
+        return Row(part.label, "process", "is there an answer at all", EXACT, 1, None, FAILS, note)
+
+    def stop(self) -> int:
+        """End the process, if there is one; its status."""
+        if self.process is None:
+            return 0
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:  # what was written last found nobody
+                pass
+        status = self.process.wait()
+        self.process = None
+        return status
 
 
-def _answer(question: Path, answer: Path) -> None:
+def _environment() -> Mapping[str, str]:
+    """That of this process, its module path included."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+
+
+def _answer_all() -> None:
+    """Read what is asked, then parts, and write what was found of each, until there are no more."""
     from .conformance import Conformance
 
-    asked, part = pickle.loads(question.read_bytes())
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else is printed here is no answer
+    table: Conformance | None = None
     try:
-        result: Any = Conformance(asked).rows(part)
-    except Exception as error:
-        result = error
-    made = answer.with_suffix(".part")
-    made.write_bytes(pickle.dumps(result))
-    made.rename(answer)
+        asked = pickle.load(questions)
+        while True:
+            part = pickle.load(questions)
+            try:
+                table = table or Conformance(asked)
+                result: Any = table.rows(part)
+            except Exception as error:
+                result = error
+            pickle.dump(result, answers)
+            answers.flush()
+    except EOFError:
+        pass
 
 
 if __name__ == "__main__":
-    _answer(Path(sys.argv[1]), Path(sys.argv[2]))
+    _answer_all()
