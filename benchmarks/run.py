@@ -16,8 +16,8 @@ from benchmarks import tables
 
 RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = 2
-LAYERS = ("selective_scan", "rg_lru", "diagonal_ssm", "conv1d", "lstm")
-PARTS = (*LAYERS, "step", "callable", "memory")
+LAYERS = ("selective_scan", "rg_lru", "diagonal_ssm", "conv1d", "lstm", "step")
+PARTS = (*LAYERS, "callable", "memory")
 
 # Read when a process starts. glibc hands large blocks back at every free otherwise, and PyTorch's
 # intermediate tensors then cost a page fault per page; JAX and torch.compile would use every core.
@@ -90,12 +90,7 @@ def _run(part: str, quick: bool, say: Callable[[str], None]) -> list[dict[str, A
 
 
 def _tables(part: str, quick: bool, say: Callable[[str], None]) -> Any:
-    if part == "step":
-        from benchmarks.step import one_token
-
-        say("one token")
-        yield tables.of_step(one_token(1536, 20 if quick else 100))
-    elif part == "callable":
+    if part == "callable":
         from benchmarks.fresh import time_to_callable
 
         yield tables.of_callable(time_to_callable(say, 1 if quick else 5))
@@ -106,10 +101,10 @@ def _tables(part: str, quick: bool, say: Callable[[str], None]) -> Any:
     else:
         from importlib import import_module
 
-        from benchmarks.timing import run_case
+        from benchmarks.timing import FULL, QUICK, run_case
 
         for case in import_module(f"benchmarks.layers.{part}").cases(quick):
-            yield tables.of_case(case, run_case(case, *((5, 2.0) if quick else (20, 8.0)), say))
+            yield tables.of_case(case, run_case(case, QUICK if quick else FULL, say))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ def of_case(case: Case, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "name": case.title,
         "sizes": case.sizes,
-        "unit": "ms",
+        "unit": case.unit,
         "rows": [
             {
-                **_summary(row.name, row.seconds, "ms"),
+                **_summary(row.name, row.seconds, case.unit),
                 "calls": {"undisturbed": row.undisturbed, "disturbed": row.disturbed},
                 "ratio": row.median / base if row.median and base else None,
                 "error": row.error,
@@ -30,34 +30,19 @@ def of_case(case: Case, rows: Sequence[Row]) -> dict[str, Any]:
             }
             for row in rows
         ],
-        "goals": [made for goal in case.goals if (made := _judge(goal, rows))],
+        "goals": [made for goal in case.goals if (made := _judge(goal, rows, case.unit))],
     }
 
 
-def of_step(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    medians = {row["name"]: row["median"] for row in rows}
-    above = (medians["ssmc"] - medians["ctypes"]) * 1e6
-    goal = {"text": f"ssmc above ctypes {above:.1f} µs, goal at most 15 µs", "value": above, "met": above <= 15}
-    return {
-        "name": "one token of the selective scan, with state",
-        "sizes": {"b": 1, "t": 1, "d": 1536, "n": 16},
-        "unit": "µs",
-        "rows": [_summary(row["name"], row["seconds"], "µs") for row in rows],
-        "goals": [goal],
-    }
-
-
-def of_callable(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    goals = []
-    for row, limit in ((rows[0], 3.0), (rows[-1], 0.05)):
-        text = f"{row['name']} {row['median'] * 1e3:.0f} ms, goal at most {limit * 1e3:.0f} ms"
-        goals.append({"text": text, "value": row["median"], "met": row["median"] <= limit})
+def of_callable(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rows = [Row(row["name"], undisturbed=row["seconds"]) for row in found]
+    goals = Goal(rows[0].name, seconds=3.0), Goal(rows[-1].name, seconds=0.05)
     return {
         "name": "from the text of the selective scan to its first result, after imports",
         "sizes": {},
         "unit": "ms",
-        "rows": [_summary(row["name"], row["seconds"], "ms") for row in rows],
-        "goals": goals,
+        "rows": [_summary(row.name, row.seconds, "ms") for row in rows],
+        "goals": [made for goal in goals if (made := _judge(goal, rows, "ms"))],
     }
 
 
@@ -84,22 +69,33 @@ def _summary(name: str, seconds: Sequence[float], unit: str) -> dict[str, Any]:
     return {"name": name, "median": middle * scale, "min": low * scale, "max": high * scale, "count": len(seconds)}
 
 
-def _judge(goal: Goal, rows: Sequence[Row]) -> dict[str, Any] | None:
+def _judge(goal: Goal, rows: Sequence[Row], unit: str) -> dict[str, Any] | None:
+    """The verdict, or None if there is nothing to compare."""
     timed = {row.name: row for row in rows if row.seconds and row.name in (goal.name, *goal.against)}
     quiet = all(row.quiet for row in timed.values())
     typical = {name: statistics.median(row.seconds) if quiet else min(row.seconds) for name, row in timed.items()}
     mine = typical.get(goal.name)
     others = [(typical[name], name) for name in goal.against if name in typical]
-    if mine is None or not others:
+    if mine is None or (goal.against and not others):
         return None
-    best, name = min(others)
+    best, name = min(others) if others else (0.0, "")
+    if goal.seconds is not None:
+        return _within(goal, goal.seconds, mine - best, name, unit)
     ratio, factor = mine / best, goal.factor
     if factor is not None and factor >= 1:
         text = f"{goal.name} / {name} = {ratio:.2f}, goal at most {factor}"
     else:
-        text = f"{goal.name} is {1 / ratio:.1f} times as fast as {name}"
-        text += f", goal at least {1 / factor:.0f}" if factor else ""
+        text = f"{goal.name} is {_number(1 / ratio)} times as fast as {name}"
+        text += f", goal at least {1 / factor:g}" if factor else ""
     return {"text": text, "value": ratio, "met": None if factor is None else ratio <= factor}
+
+
+def _within(goal: Goal, limit: float, seconds: float, name: str, unit: str) -> dict[str, Any]:
+    """The verdict on seconds: all of them, or those above what ``name`` takes."""
+    scale = UNITS[unit]
+    text = f"{goal.name} above {name}" if name else goal.name
+    text += f" {_number(seconds * scale)} {unit}, goal at most {limit * scale:g} {unit}"
+    return {"text": text, "value": seconds, "met": seconds <= limit}
 
 
 def text(table: dict[str, Any]) -> str:

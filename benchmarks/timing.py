@@ -17,16 +17,41 @@ import torch
 
 # A contestant that takes longer than this is not called once more, untimed, before each timed call.
 WARM_SECONDS = 0.2
-QUIET_SECONDS = 60.0  # how long a table waits for other programs to finish
 LEAST = 3  # timed calls of every contestant, however slow
+
+Output = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look.
+
+    Args:
+        rounds: how often each contestant is timed, unless that takes longer than ``seconds`` for it; at least
+            three times.
+        seconds: for the timed calls of one contestant.
+        patience: seconds that a table waits for other programs to finish.
+    """
+
+    rounds: int
+    seconds: float
+    patience: float
+
+
+FULL = Effort(20, 8.0, 60.0)
+QUICK = Effort(5, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something to time: ``call`` runs it once and returns its output as a tensor."""
+    """Something to time: ``call`` runs it once and returns its output, one tensor or several.
 
-    call: Callable[[], torch.Tensor]
+    ``returns`` says how many, the first ones, of the reference's tensors those are; None: all.
+    """
+
+    call: Callable[[], Output]
     note: str = ""
+    returns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,29 +61,44 @@ class Entry:
     name: str
     make: Callable[[], Contestant]
     limit: float = 60.0  # seconds for making it and its first call
+    tolerance: float | None = None  # its own, where its case's is not right for it
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``name`` is to take at most ``factor`` times what the fastest of ``against`` takes; None: just say so."""
+    """``name`` is to take at most ``factor`` times what the fastest of ``against`` takes; None: just say so.
+
+    With ``seconds`` it is to take at most so much longer than the fastest of ``against``, or at most so much
+    if that is empty.
+    """
 
     name: str
-    against: tuple[str, ...]
+    against: tuple[str, ...] = ()
     factor: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and self.seconds is not None:
+            raise ValueError("a goal is a factor or seconds")
+        if not self.against and self.seconds is None:
+            raise ValueError("a goal is against somebody, or in seconds")
 
 
 @dataclass(frozen=True)
 class Case:
     """One table: who competes on which sizes.
 
-    ``setup`` makes the inputs and returns the float64 output to compare with, and the entries.
+    ``setup`` makes the inputs and returns the float64 output to compare with, and the entries. Short calls are
+    timed ``calls`` at a time.
     """
 
     title: str
     sizes: dict[str, int]
-    setup: Callable[[], tuple[torch.Tensor, list[Entry]]]
+    setup: Callable[[], tuple[Output, list[Entry]]]
     tolerance: float = 1e-4  # largest difference from the reference over the reference's largest value
     goals: tuple[Goal, ...] = ()
+    calls: int = 1
+    unit: str = "ms"
 
 
 @dataclass
@@ -89,12 +129,16 @@ class Row:
         return statistics.median(self.seconds) if self.seconds else None
 
 
+class OverTime(Exception):
+    """No TimeoutError: that is an OSError, which code that reads and writes files may take for one of its own."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after so many seconds (in the main thread of a POSIX system)."""
+    """Raise OverTime in the block after so many seconds (in the main thread of a POSIX system)."""
 
     def ring(_number: int, _frame: Any) -> None:
-        raise TimeoutError(f"no result in {seconds:.0f} s")
+        raise OverTime(f"no result in {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -105,35 +149,36 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The largest difference over the largest value."""
-    return float((got.reshape(want.shape).to(want.dtype) - want).abs().max() / want.abs().max())
+def relative_error(got: Output, want: Output) -> float:
+    """The largest difference over the largest value; of several tensors, that of the worst. NaN if any is."""
+    parts = [
+        (g.reshape(w.shape).to(w.dtype) - w).abs().max() / w.abs().max()
+        for g, w in zip(_several(got), _several(want), strict=True)
+    ]
+    return float(torch.stack(parts).max())
 
 
-def run_case(case: Case, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Row]:
-    """Check every entry, then time them in turn.
+def _several(output: Output) -> tuple[torch.Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
-    Args:
-        case: what to run.
-        rounds: how often each is timed, unless that takes longer than ``seconds`` for it; at least three times.
-        seconds: for the timed calls of one entry.
-        say: told what is being done.
-    """
+
+def run_case(case: Case, effort: Effort, say: Callable[[str], None]) -> list[Row]:
+    """Check every entry, then time them in turn; ``say`` is told what is being done."""
     reference, entries = case.setup()
     rows, ready = [], []
     for entry in entries:
         say(f"{case.title}: {entry.name}")
-        row, contestant = _prepare(entry, reference, case.tolerance)
+        row, contestant = _prepare(entry, reference, case.tolerance if entry.tolerance is None else entry.tolerance)
         rows.append(row)
         if contestant is not None:
             ready.append((row, contestant))
     say(f"{case.title}: timing")
-    wait_for_quiet(QUIET_SECONDS)
-    _interleave(ready, rounds, seconds)
+    wait_for_quiet(effort.patience)
+    _interleave(ready, effort, case.calls)
     return rows
 
 
-def _prepare(entry: Entry, reference: torch.Tensor, tolerance: float) -> tuple[Row, Contestant | None]:
+def _prepare(entry: Entry, reference: Output, tolerance: float) -> tuple[Row, Contestant | None]:
     """Make a contestant, call it once, compare what it returns with the reference."""
     row = Row(entry.name)
     start = time.perf_counter()
@@ -142,6 +187,7 @@ def _prepare(entry: Entry, reference: torch.Tensor, tolerance: float) -> tuple[R
             contestant = entry.make()
             output = contestant.call()
         row.first_call = time.perf_counter() - start
+        row.error = relative_error(output, _several(reference)[: contestant.returns])
     except ImportError as missing:
         row.note = f"absent: {missing}"
         return row, None
@@ -150,40 +196,41 @@ def _prepare(entry: Entry, reference: torch.Tensor, tolerance: float) -> tuple[R
         row.note = f"failed: {type(failure).__name__}: {lines[0][:120]}"
         return row, None
     row.note = contestant.note
-    row.error = relative_error(output, reference)
     if not row.error <= tolerance:
         row.note = f"wrong: differs by {row.error:.1e}, more than {tolerance:.0e}"
         return row, None
     return row, contestant
 
 
-def _interleave(ready: Sequence[tuple[Row, Contestant]], rounds: int, seconds: float) -> None:
+def _interleave(ready: Sequence[tuple[Row, Contestant]], effort: Effort, calls: int) -> None:
     """Rounds go on, up to three times as many, while somebody lacks undisturbed calls and has time left."""
-    for number in range(3 * rounds):
+    for number in range(3 * effort.rounds):
         waiting = 0
         for row, contestant in ready:
-            calls = row.undisturbed + row.disturbed
-            late = len(calls) >= LEAST and sum(calls) * (1 + 1 / len(calls)) > seconds
-            if late or (number >= rounds and len(row.undisturbed) >= rounds):
+            timed = row.undisturbed + row.disturbed
+            late = len(timed) >= LEAST and calls * sum(timed) * (1 + 1 / len(timed)) > effort.seconds
+            if late or (number >= effort.rounds and len(row.undisturbed) >= effort.rounds):
                 continue
             waiting += 1
-            if not calls or min(calls) < WARM_SECONDS:
+            if not timed or min(timed) < WARM_SECONDS:
                 contestant.call()
-            _time(row, contestant)
+            _time(row, contestant, calls)
         if not waiting:
             return
 
 
-def _time(row: Row, contestant: Contestant) -> None:
+def _time(row: Row, contestant: Contestant, calls: int) -> None:
+    """Seconds of one call, from so many in one go."""
     before, mine, switches = _processor_seconds(), time.process_time(), _switches()
     start = time.perf_counter()
-    contestant.call()
+    for _ in range(calls):
+        contestant.call()
     taken = time.perf_counter() - start
     switches = _switches() - switches
     # The system counts in hundredths of a second: too coarse for a short call, but that is rarely interrupted.
     others = _processor_seconds()[0] - before[0] - (time.process_time() - mine)
     disturbed = switches > 0 if taken < 0.1 else others > 0.05 * taken
-    (row.disturbed if disturbed else row.undisturbed).append(taken)
+    (row.disturbed if disturbed else row.undisturbed).append(taken / calls)
 
 
 def _switches() -> int:

@@ -12,6 +12,13 @@ from benchmarks.timing import Case, Contestant, Entry
 TAPS = 4
 
 
+def make_inputs(b: int, t: int, d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x (b, t, d), w (d, TAPS), bias (d), all normal."""
+    g = torch.Generator().manual_seed(0)
+    x, w, bias = (torch.randn(*s, generator=g) for s in ((b, t, d), (d, TAPS), (d,)))
+    return x, w, bias
+
+
 def shifts(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """PyTorch: one multiplication per tap, on views shifted in time."""
     length = x.shape[1]
@@ -28,8 +35,7 @@ def convolve(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor) -> torch.Tens
 
 def case(b: int, t: int, d: int, slow: bool) -> Case:
     def setup() -> tuple[torch.Tensor, list[Entry]]:
-        g = torch.Generator().manual_seed(0)
-        x, w, bias = (torch.randn(*s, generator=g) for s in ((b, t, d), (d, TAPS), (d,)))
+        x, w, bias = make_inputs(b, t, d)
         rows = x.mT.contiguous()
         layer = ssmc.load("causal_conv1d", activation="silu")
         fast = compiled(lambda x, w, bias: convolve(x.mT, w, bias).mT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -9,8 +10,21 @@ import torch.nn.functional as F
 
 import ssmc
 from benchmarks import ceilings
-from benchmarks.peers import compiled, filling, jax_contestant, mambapy_scan
-from benchmarks.timing import Case, Contestant, Entry, Goal
+from benchmarks.peers import (
+    Formulation,
+    compiled,
+    cotangent,
+    jax_contestant,
+    jax_trained,
+    mambapy_scan,
+    trained,
+    written,
+)
+from benchmarks.timing import Case, Contestant, Entry, Goal, Output
+
+# Rounding a result to the 8 bits of bfloat16 costs up to half of its last bit; arithmetic is in float32.
+BF16_TOLERANCE = 2.0**-8 + 1e-4
+IN_USE = ("PyTorch, loop over time", "torch.compile of the gates", "JAX lax.scan", "mambapy")
 
 
 class Inputs(NamedTuple):
@@ -37,64 +51,65 @@ def gates(i: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.exp(log_a), torch.sqrt(-torch.expm1(2 * log_a)) * torch.sigmoid(i.g) * i.x
 
 
-def loop(i: Inputs, out: torch.Tensor) -> torch.Tensor:
+def loop(i: Inputs, out: torch.Tensor | None = None) -> torch.Tensor:
     """PyTorch: the gates for all steps at once, then one step after another."""
-    a, x = gates(i)
-    return scan(a, x, out)
+    return scan(*gates(i), out)
 
 
-def scan(a: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def scan(a: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     h = torch.zeros_like(x[:, 0])
-    for at, xt, yt in zip(a.unbind(1), x.unbind(1), out.unbind(1), strict=True):
+    places = [None] * x.shape[1] if out is None else out.unbind(1)
+    steps = []
+    for at, xt, yt in zip(a.unbind(1), x.unbind(1), places, strict=True):
         h = torch.addcmul(xt, at, h, out=yt)
-    return out
+        steps.append(h)
+    return torch.stack(steps, 1) if out is None else out
+
+
+def wide(i: Inputs) -> Inputs:
+    """The same in float64."""
+    return Inputs(*(v.double() for v in i))
 
 
 def reference(i: Inputs) -> torch.Tensor:
     """The output in float64."""
-    wide = Inputs(*(v.double() for v in i))
-    return loop(wide, torch.empty_like(wide.x))
+    return loop(wide(i))
 
 
-def compiled_gates(i: Inputs, out: torch.Tensor) -> Contestant:
+def compiled_gates() -> Formulation:
+    """``loop`` with compiled gates."""
     fast = compiled(lambda *values: gates(Inputs(*values)))
-
-    def call() -> torch.Tensor:
-        a, x = fast(*i)
-        return scan(a, x, out)
-
-    return Contestant(call)
+    return lambda i, out=None: scan(*fast(*i), out)
 
 
-def lax_scan(i: Inputs) -> Contestant:
-    def make(jax: Any) -> Any:
-        jnp = jax.numpy
+def jax_layer(jax: Any) -> Any:
+    """``lax.scan`` over the steps, the gates for all steps at once."""
+    jnp = jax.numpy
 
-        def layer(x: Any, r: Any, g: Any, rate: Any) -> Any:
-            log_a = jax.nn.sigmoid(r) * (-8 * jax.nn.softplus(rate))
-            fed = jnp.sqrt(-jnp.expm1(2 * log_a)) * jax.nn.sigmoid(g) * x
+    def layer(x: Any, r: Any, g: Any, rate: Any) -> Any:
+        log_a = jax.nn.sigmoid(r) * (-8 * jax.nn.softplus(rate))
+        fed = jnp.sqrt(-jnp.expm1(2 * log_a)) * jax.nn.sigmoid(g) * x
 
-            def step(h: Any, now: Any) -> Any:
-                h = now[0] * h + now[1]
-                return h, h
+        def step(h: Any, now: Any) -> Any:
+            h = now[0] * h + now[1]
+            return h, h
 
-            start = jnp.zeros((x.shape[0], x.shape[2]), x.dtype)
-            _, y = jax.lax.scan(step, start, (jnp.moveaxis(jnp.exp(log_a), 1, 0), jnp.moveaxis(fed, 1, 0)), unroll=4)
-            return jnp.moveaxis(y, 0, 1)
+        start = jnp.zeros((x.shape[0], x.shape[2]), x.dtype)
+        _, y = jax.lax.scan(step, start, (jnp.moveaxis(jnp.exp(log_a), 1, 0), jnp.moveaxis(fed, 1, 0)), unroll=4)
+        return jnp.moveaxis(y, 0, 1)
 
-        return layer
-
-    return jax_contestant(make, *i, note="unroll=4")
+    return layer
 
 
-def parallel_scan(i: Inputs) -> Contestant:
+def parallel_scan() -> Formulation:
+    """mambapy's scan of the same gates."""
     pscan = mambapy_scan()
 
-    def call() -> torch.Tensor:
+    def layer(i: Inputs, out: torch.Tensor | None = None) -> torch.Tensor:
         a, x = gates(i)
         return pscan(a[..., None], x[..., None])[..., 0]
 
-    return Contestant(call)
+    return layer
 
 
 def ceiling(i: Inputs, out: torch.Tensor) -> Contestant:
@@ -108,21 +123,26 @@ def ceiling(i: Inputs, out: torch.Tensor) -> Contestant:
     return Contestant(call)
 
 
-def ours(i: Inputs, out: torch.Tensor) -> Contestant:
+def ours() -> Formulation:
     layer = ssmc.load("rg_lru", "rg_lru_gated")
-    return Contestant(lambda: layer(i.x, i.r, i.g, i.Lambda, out=out))
+    return lambda i, out=None: layer(i.x, i.r, i.g, i.Lambda, out=out)
 
 
-def case(t: int, d: int, slow: bool) -> Case:
-    def setup() -> tuple[torch.Tensor, list[Entry]]:
+def widened(narrow: Inputs, out: torch.Tensor) -> torch.Tensor:
+    """``loop`` in float32 on inputs and for an output of another type."""
+    return out.copy_(loop(Inputs(*(v.float() for v in narrow))))
+
+
+def forward(t: int, d: int, slow: bool) -> Case:
+    def setup() -> tuple[Output, list[Entry]]:
         i = make_inputs(1, t, d)
         entries = [
             Entry("ceiling", lambda: ceiling(i, torch.empty_like(i.x))),
-            Entry("ssmc", lambda: ours(i, torch.empty_like(i.x))),
-            Entry("PyTorch, loop over time", lambda: filling(lambda o: loop(i, o), i.x)),
-            Entry("torch.compile of the gates", lambda: compiled_gates(i, torch.empty_like(i.x)), 120),
-            Entry("JAX lax.scan", lambda: lax_scan(i), 120),
-            Entry("mambapy", lambda: parallel_scan(i)),
+            Entry("ssmc", lambda: written(ours, i)),
+            Entry(IN_USE[0], lambda: written(lambda: loop, i)),
+            Entry(IN_USE[1], lambda: written(compiled_gates, i), 120),
+            Entry(IN_USE[2], lambda: jax_contestant(jax_layer, *i, note="unroll=4"), 120),
+            Entry(IN_USE[3], lambda: written(parallel_scan, i)),
         ]
         return reference(i), [e for e in entries if slow or "torch.compile" not in e.name]
 
@@ -130,5 +150,52 @@ def case(t: int, d: int, slow: bool) -> Case:
     return Case("RG-LRU, gates fused", sizes, setup, goals=(Goal("ssmc", ("ceiling",), 1.3),))
 
 
+def training(t: int, d: int, slow: bool) -> Case:
+    """The output and the gradients of all inputs; the hand-written kernel beside them goes forward only."""
+
+    def setup() -> tuple[Output, list[Entry]]:
+        i = make_inputs(1, t, d)
+        dy = cotangent(i.x)
+        entries = [
+            Entry("ceiling, forward", lambda: replace(ceiling(i, torch.empty_like(i.x)), returns=1)),
+            Entry("ssmc", lambda: trained(ours, i, dy)),
+            Entry(IN_USE[0], lambda: trained(lambda: loop, i, dy)),
+            Entry(IN_USE[1], lambda: trained(compiled_gates, i, dy), 120),
+            Entry(IN_USE[2], lambda: jax_trained(jax_layer, i, dy, "unroll=4"), 120),
+            Entry(IN_USE[3], lambda: trained(parallel_scan, i, dy)),
+        ]
+        want = trained(lambda: loop, wide(i), dy.double()).call()
+        return want, [e for e in entries if slow or "torch.compile" not in e.name]
+
+    goals = Goal("ssmc", ("ceiling, forward",), 4), Goal("ssmc", IN_USE)
+    return Case("RG-LRU, forward and backward (ceiling: forward only)", {"b": 1, "t": t, "d": d}, setup, goals=goals)
+
+
+def bfloat16(t: int, d: int) -> Case:
+    """The same values as float32 and as bfloat16."""
+
+    def setup() -> tuple[Output, list[Entry]]:
+        narrow = Inputs(*(v.bfloat16() for v in make_inputs(1, t, d)))
+        i = Inputs(*(v.float() for v in narrow))
+
+        def peer() -> Contestant:
+            return replace(written(lambda: widened, narrow), note="loop over time, in float32")
+
+        entries = [
+            Entry("ssmc, float32", lambda: written(ours, i)),
+            Entry("ssmc, bfloat16", lambda: written(ours, narrow), tolerance=BF16_TOLERANCE),
+            Entry("PyTorch, bfloat16", peer, tolerance=BF16_TOLERANCE),
+        ]
+        return reference(narrow), entries
+
+    goals = (Goal("ssmc, bfloat16", ("ssmc, float32",), 1 / 1.3),)
+    return Case("RG-LRU, bfloat16 in and out", {"b": 1, "t": t, "d": d}, setup, goals=goals)
+
+
 def cases(quick: bool) -> list[Case]:
-    return [case(512 if quick else 2048, 2560, slow=not quick)]
+    length = 512 if quick else 2048
+    return [
+        forward(length, 2560, slow=not quick),
+        training(256 if quick else 2048, 2560, slow=not quick),
+        bfloat16(length, 2560),
+    ]
