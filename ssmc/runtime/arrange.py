@@ -19,15 +19,13 @@ import torch
 from ssmc.dsl import LayerSignature
 from ssmc.errors import UserError
 
-from .binding import shown
+from .binding import ARRANGED, PACKED, shown
 from .derived import ARRANGEMENTS
 from .documents import layout
 from .specialise import Kind, Specialisation
 from .state import State
 
 Arranged = tuple[tuple[str, int], ...]
-_PACKED = ("cu_seqlens", "seq_idx", "position_ids")
-OPTIONS = (*_PACKED, "mask", "reverse", "states_at")
 _INTS = {torch.int64, torch.int32}
 _SHAPES = {
     "cu_seqlens": "of shape (documents + 1,): where each document begins, and the end of the last",
@@ -78,7 +76,7 @@ def split(layer: LayerSignature, named: Mapping[str, Any]) -> tuple[dict[str, An
     """The inputs and static parameters among named arguments, and the options. A layer's own name goes before an
     option's."""
     own = {item.name for item in layer.inputs} | {item.name for item in layer.statics}
-    asked = {name: named[name] for name in OPTIONS if name in named and name not in own}
+    asked = {name: named[name] for name in ARRANGED if name in named and name not in own}
     rest = {name: value for name, value in named.items() if name not in asked}
     return rest, {name: value for name, value in asked.items() if value is not None and value is not False}
 
@@ -90,7 +88,7 @@ def arranged(layer: LayerSignature, asked: Mapping[str, Any], state: State | Non
     """
     for name, value in asked.items():
         _check(layer.name, name, value)
-    packed = [name for name in _PACKED if name in asked]
+    packed = [name for name in PACKED if name in asked]
     if len(packed) > 1 or (packed and "states_at" in asked):
         both = " and ".join(f"`{name}`" for name in (*packed, "states_at") if name in asked)
         hint = "" if len(packed) > 1 else "return_state=True gives the state after each document"
@@ -142,7 +140,7 @@ def arguments(
     if "mask" in asked:
         given.append(asked["mask"] if asked["mask"].dtype is torch.bool else asked["mask"] != 0)
     number, axis = known.sequence
-    for name in ("states_at", *_PACKED):
+    for name in ("states_at", *PACKED):
         if name in asked:
             length = values[number].shape[axis]
             documents = length  # enough, where no state says for how many there is room

@@ -14,7 +14,9 @@ from ssmc.errors import UserError
 
 from .dtypes import SCALARS, STORAGE, TORCH_DTYPES, names_of, short
 
-OPTIONS = ("state", "return_state", "out", "cu_seqlens", "seq_idx", "position_ids", "mask", "reverse", "states_at")
+PACKED = ("cu_seqlens", "seq_idx", "position_ids")
+ARRANGED = (*PACKED, "mask", "reverse", "states_at")  # what says how sequences lie
+OPTIONS = ("state", "return_state", "out", *ARRANGED)
 
 
 def bind(layer: LayerSignature, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

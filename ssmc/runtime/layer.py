@@ -169,7 +169,7 @@ class Layer:
         **named: Any,
     ) -> Any:
         if _is_compiling():
-            return self._traced(args, named, state, return_state, out)
+            return self._general(args, named, state, return_state, out)
         if out is None:
             # Most calls were made before with the same shapes: then only addresses are fetched.
             try:
@@ -225,7 +225,7 @@ class Layer:
         return_state: bool,
         out: torch.Tensor | Sequence[torch.Tensor] | None,
     ) -> Any:
-        """Any call outside of tracing: check everything, compile if need be, remember the form."""
+        """Any call: check everything; outside of tracing compile if need be, and remember the form."""
         inputs, asked = split(self.signature, named)
         values, statics = self._bound(args, inputs)
         states = self._state_values(state)
@@ -235,7 +235,7 @@ class Layer:
             if passes:
                 return self._arranged(passes, asked, values, statics, state, return_state, outs)
         tensors = [v for v in (*values, *(states or ()), *outs) if v is not None]
-        if not nobody_watches() or not are_plain_types(tensors) or asks_for_derivatives(tensors):
+        if _is_seen(tensors):
             return self._dispatched(values, statics, state, bool(return_state), outs)
         ready, given = self._operator.call(values, statics, states, bool(return_state), outs)
         if state is not None:
@@ -244,24 +244,6 @@ class Layer:
         if not outs and {*map(id, given)} == {*map(id, tensors)}:  # nothing was converted on the way
             self._remember(args, named, state, return_state, ready)
         return self._returned(made, ready.spec.state_names if return_state else None)
-
-    def _traced(
-        self,
-        args: tuple[Any, ...],
-        named: dict[str, Any],
-        state: State | None,
-        return_state: bool,
-        out: torch.Tensor | Sequence[torch.Tensor] | None,
-    ) -> Any:
-        """The same call as a node of a graph."""
-        inputs, asked = split(self.signature, named)
-        values, statics = self._bound(args, inputs)
-        outs = self._out_values(out, (*values, *(self._state_values(state) or ())))
-        if asked or state is not None:
-            passes = arranged(self.signature, asked, state)
-            if passes:
-                return self._arranged(passes, asked, values, statics, state, return_state, outs)
-        return self._dispatched(values, statics, state, bool(return_state), outs)
 
     def _dispatched(
         self,
@@ -302,7 +284,7 @@ class Layer:
             self._check_state_names(state, known.names)
         given = arguments(self.name, asked, known, values, state)
         names = known.returned if gives else None
-        if _is_compiling() or not nobody_watches() or not are_plain_types(given) or asks_for_derivatives(given):
+        if _is_seen(given):
             return self._returned(_copied(self._operator.derived(given, known.text), outs), names)
         ready, taken = self._operator.call_derived(given, known.text, outs)
         return self._returned(self._run(ready, taken, outs), names)
@@ -504,6 +486,11 @@ class Layer:
             absent = present is not None and not item.required and item.name not in present
             inputs.append(None if absent else (chosen, usual[item.dtype]))
         return Kind(tuple(inputs), complete_statics(self.signature, self._fixed, statics), takes_state, returns_state)
+
+
+def _is_seen(values: Sequence[torch.Tensor]) -> bool:
+    """Whether PyTorch wants to see a call with these arguments go by: for a graph, a mode, a subclass, a gradient."""
+    return _is_compiling() or not nobody_watches() or not are_plain_types(values) or asks_for_derivatives(values)
 
 
 def _copied(made: list[torch.Tensor], outs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

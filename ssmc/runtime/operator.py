@@ -160,30 +160,14 @@ class Operator:
         ready = self._calls.get(key)
         if ready is None:
             with self._lock:
-                ready, given = self._prepare(values, statics, states, gives, out)
-                if len(self._calls) >= CALLS_KEPT:
-                    self._calls.clear()
-                self._calls[key] = ready
-                return ready, given
+                kind = self.kind(values, statics, states is not None, gives)
+                given = self.arguments(self.specialisation(kind), values, states)
+                return self._ready(key, kind, given, out), given
         given = [v for p in ready.spec.inputs if (v := values[p.number]) is not None]
         return ready, [*given, *(states or ())]
 
-    def _prepare(
-        self,
-        values: Sequence[torch.Tensor | None],
-        statics: tuple[Any, ...],
-        states: Tensors | None,
-        gives: bool,
-        out: Tensors,
-    ) -> tuple[Call, Tensors]:
-        kind = self.kind(values, statics, states is not None, gives)
-        given = self.arguments(self.specialisation(kind), values, states)
-        ready = self._ready(kind, given, out)
-        self.latest = kind, ready
-        return ready, given
-
-    def _ready(self, kind: Kind, given: Tensors, out: Tensors = ()) -> Call:
-        """A call of that kind for these arguments."""
+    def _ready(self, key: Any, kind: Kind, given: Tensors, out: Tensors) -> Call:
+        """A call of that kind for these arguments, to be found by ``key`` from now on."""
         spec = self.specialisation(kind)
         sizes = spec.sizes(given)
         family = self.families.get(kind)
@@ -191,6 +175,11 @@ class Operator:
             family = self.families[kind] = Family(spec, lambda s, n: self.source.build(s, kind, n))
         ready = Call(spec, family.compiled(sizes), sizes, given, out)
         self._check_order(ready)
+        if not kind.derivatives:
+            self.latest = kind, ready
+        if len(self._calls) >= CALLS_KEPT:
+            self._calls.clear()
+        self._calls[key] = ready
         return ready
 
     def _check_order(self, ready: Call) -> None:
@@ -239,12 +228,7 @@ class Operator:
             with self._lock:
                 kind = kind_of(text)
                 self._check_values(self.specialisation(kind), values)
-                ready = self._ready(kind, values, out)
-                if not kind.derivatives:
-                    self.latest = kind, ready
-                if len(self._calls) >= CALLS_KEPT:
-                    self._calls.clear()
-                self._calls[key] = ready
+                ready = self._ready(key, kind, values, out)
         return ready, values
 
     def fake_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
