@@ -212,7 +212,7 @@ def _int(value: int) -> Const:
 
 
 def _channels(program: Program) -> str | None:
-    """The last axis of the adjoint that comes in first, if it is an axis of the layer's inputs."""
+    """The last axis, time aside, of the last input along a sequence: of a gradient, that of an adjoint."""
     for tensor in reversed(program.inputs):
         axes = [axis for axis in tensor.axes if axis not in program.sequence_axes]
         if axes and len(axes) < len(tensor.axes):

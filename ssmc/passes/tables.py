@@ -35,6 +35,7 @@ from ssmc.ir import (
     walk,
 )
 
+from .names import Names
 from .tidy import reads_of
 
 
@@ -101,15 +102,7 @@ def tables(program: Program, narrow: Collection[str] = ()) -> Program:
     """
     members = _recurrent(program)
     made: list[Equation] = []
-    taken = set(program.tensors())
-
-    def name(base: str) -> str:
-        found, number = base, 1
-        while found in taken:
-            number += 1
-            found = f"{base}{number}"
-        taken.add(found)
-        return found
+    names = Names.of(program)
 
     def moved(equation: Equation, expr: Expr) -> Expr | None:
         """A read of a new equation in place of a table inside another expression."""
@@ -128,7 +121,7 @@ def tables(program: Program, narrow: Collection[str] = ()) -> Program:
         if whole and not apart:
             return filled
         axes = (*apart, *own)
-        part = Equation(name(f"{equation.name}.table"), axes, alone.dtype, filled)
+        part = Equation(names.new(f"{equation.name}.table"), axes, alone.dtype, filled)
         made.append(part)
         read = Read(part.name, tuple(map(Index, axes)))
         return Reduce("sum", apart, None, read) if apart else read
