@@ -52,6 +52,7 @@ def time_second(value: Tensor) -> Tensor:
 
 
 def check_axes(function: str, name: str, value: Tensor, *allowed: int) -> None:
+    """Raise UserError unless an argument has one of the allowed numbers of axes."""
     if value.dim() not in allowed:
         raise UserError(
             f"{function}: {name!r} has {value.dim()} axes, shape {tuple(value.shape)}",
@@ -60,6 +61,7 @@ def check_axes(function: str, name: str, value: Tensor, *allowed: int) -> None:
 
 
 def check_shape(function: str, name: str, value: Tensor, *expected: int) -> None:
+    """Raise UserError unless an argument has the expected shape."""
     if value.shape != expected:
         raise UserError(f"{function}: {name!r} has the shape {tuple(value.shape)}", expected=str(expected))
 

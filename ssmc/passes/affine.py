@@ -42,6 +42,7 @@ class Indices:
         return Indices(known_extents(program))
 
     def declare(self, axis: Axis) -> None:
+        """Know an axis that a pass introduces."""
         if axis.extent is not None:
             self.extents[axis.name] = axis.extent
 
@@ -53,6 +54,7 @@ class Indices:
         return self.root(extent.axis) if isinstance(extent, Size) else extent
 
     def same_extent(self, one: str, other: str) -> bool:
+        """Whether two axes are certainly as long as each other."""
         return one == other or self.root(one) == self.root(other)
 
     def is_inside(self, index: Expr, axis: str) -> bool:

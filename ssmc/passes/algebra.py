@@ -17,10 +17,12 @@ CONJUNCTION = "and"
 
 
 def number(value: float) -> Const:
+    """A real constant."""
     return Const(float(value), REAL)
 
 
 def whole(value: int) -> Const:
+    """An integer constant."""
     return Const(value, INT)
 
 
@@ -28,10 +30,12 @@ ZERO, ONE = number(0), number(1)
 
 
 def is_number(expr: Expr, value: float) -> bool:
+    """Whether an expression is that constant, of whatever type but bool."""
     return isinstance(expr, Const) and expr.dtype is not BOOL and expr.value == value
 
 
 def call(op: str, *args: Expr) -> Expr:
+    """An operation as it is."""
     return Op(op, args)
 
 
@@ -130,6 +134,7 @@ def guarded(value: Expr, conditions: Iterable[Expr]) -> Expr:
 
 
 def negated(condition: Expr) -> Expr:
+    """The opposite of a condition."""
     if isinstance(condition, Op) and condition.op == "not":
         return condition.args[0]
     return Op("not", (condition,))
@@ -149,6 +154,7 @@ def factors(expr: Expr) -> list[Expr]:
 
 
 def product(items: Iterable[Expr]) -> Expr:
+    """The product of all items, from left to right."""
     result: Expr = ONE
     for item in items:
         result = mul(result, item)

@@ -91,6 +91,7 @@ def prefix(program: Program, letter: str) -> str:
 
 
 def chosen(program: Program, what: str, names: Sequence[str] | None, able: tuple[str, ...]) -> Sequence[str]:
+    """``names``, by default all that are ``able``; UserError for one that is not, saying ``what`` it was to be."""
     for name in names or ():
         if name not in able:
             raise UserError(

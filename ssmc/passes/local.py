@@ -70,6 +70,7 @@ class Place:
     straight: frozenset[str] = frozenset()
 
     def knowing(self, found: Iterable[Linear]) -> Place:
+        """Where these forms are ≥ 0 too."""
         return replace(self, given=(*self.given, *found))
 
     def inside(self, axes: Iterable[str]) -> Place:
@@ -153,6 +154,7 @@ class Local(ABC):
         return self.time if self.time in axes else next((a for a in axes if a in self.alike), None)
 
     def expr(self, expr: Expr, place: Place) -> Expr:
+        """``expr`` of the layer at a place, over indices of the array."""
         form = linear_form(expr)
         if form is not None:
             moved = self.value(form, place)
@@ -218,6 +220,7 @@ class Local(ABC):
         return Linear(0, {Index(name): 1})
 
     def spelled(self, form: Linear) -> Expr:
+        """A form as an expression, symbols written out."""
         return substitute(form.expr(), self._symbols)
 
     def compared(self, op: str, form: Linear) -> Op:
@@ -284,6 +287,7 @@ class Local(ABC):
         return rewrite(expr, rule)
 
     def substituted(self, extension: Extension, where: Mapping[str, Expr]) -> Expr:
+        """What an extension says is outside, at these indices; Unsupported where no expression says it."""
         try:
             return substitute(extension.expr, where)
         except ValueError as error:
@@ -307,6 +311,7 @@ class Local(ABC):
     # ------------------------------------------------------------ what is refused
 
     def refused(self, why: str, span: Span | None = None, hint: str = "") -> Unsupported:
+        """An error that says why there is no such form; it points to the equation that is being rewritten."""
         span = span or (self.current.span if self.current is not None else self.program.span)
         return Unsupported(f"no {self.form} form: {why}", span=span, hint=hint)
 
@@ -322,12 +327,15 @@ def zero(dtype: DType) -> Const:
 
 
 def is_zero(expr: Expr) -> bool:
+    """Whether an expression is 0, or False."""
     return isinstance(expr, Const) and not expr.value
 
 
 def where(condition: Expr | None, then: Expr, otherwise: Expr) -> Expr:
+    """``then`` where the condition holds, else ``otherwise``; without a condition everywhere."""
     return then if condition is None or then == otherwise else Where(condition, then, otherwise)
 
 
 def keeps_axis(expr: Reduce) -> bool:
+    """Whether a reduction keeps the axis that it runs over, as softmax does."""
     return REDUCTIONS[expr.kind].keeps_axis

@@ -15,10 +15,12 @@ class Names:
 
     @staticmethod
     def of(program: Program) -> Names:
+        """All names but those of the Program."""
         opaque = {o.name for o in program.opaques} | {f.name for f in program.functions}
         return Names({*program.tensors(), *(a.name for a in program.axes), *opaque})
 
     def new(self, base: str) -> str:
+        """``base``, or that with a number where it is taken; taken from now on."""
         name, number = base, 1
         while name in self.taken:
             number += 1

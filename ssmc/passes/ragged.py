@@ -97,6 +97,7 @@ class Ragged(Local):
         return result
 
     def inputs(self) -> tuple[Tensor, ...]:
+        """The inputs of the layer, with the axes they got."""
         return tuple(replace(tensor, axes=self.axes_of(tensor.name)) for tensor in self.program.inputs)
 
     def check(self) -> None:
@@ -147,6 +148,7 @@ class Ragged(Local):
         return axes
 
     def with_batch(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """``axes`` with the batch axes they lack in front."""
         return (*(axis for axis in self.batch if axis not in axes), *axes)
 
     def row_axes(self, axes: tuple[str, ...]) -> tuple[str, ...]:

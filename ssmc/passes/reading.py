@@ -92,6 +92,7 @@ class Reading:
         return [read, *(made for inner in reads(there) for made in self._through_cheap(inner))]
 
     def is_identity(self, read: Read) -> bool:
+        """Whether a read is that of the element here."""
         axes = self.tensors[read.tensor].axes
         return all(i == Index(a) for a, i in zip(axes, read.indices, strict=True))
 

@@ -113,6 +113,7 @@ class Transposition:
 
 
 def refused(block: CustomGradient, why: str) -> Unsupported:
+    """An error that names a block and says why it has no tangent."""
     names = ", ".join(map(repr, block.outputs))
     return Unsupported(
         f"no tangent of {names}: gradient block {block.name!r} cannot be transposed: {why}", span=block.span

@@ -59,6 +59,7 @@ def describe(layer: LayerSignature) -> str:
 
 
 def input_text(item: InputSignature) -> str:
+    """An input as a signature shows it: ``B: [b, t, n] | [d, n]``, ``z[b, t, d]?``."""
     axes = " | ".join(f"[{', '.join(a)}]" for a in item.alternatives)
     text = f"{item.name}: {axes}" if len(item.alternatives) > 1 else f"{item.name}{axes}"
     if item.default is not None:
@@ -122,6 +123,7 @@ def checked_static(layer: str, item: StaticSignature, value: Any) -> StaticValue
 
 
 def kind_text(item: StaticSignature) -> str:
+    """What a static parameter may be, for messages."""
     return " or ".join(map(repr, item.choices)) if item.kind == "enum" else f"a value of kind {item.kind}"
 
 
