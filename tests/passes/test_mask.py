@@ -13,22 +13,20 @@ from hypothesis import strategies as st
 
 from ssmc.errors import Unsupported
 from ssmc.ir import (
-    INT,
     Program,
-    Transform,
     complete_extents,
     print_program,
     verify,
 )
 from ssmc.ir.interpret import interpret
 from ssmc.passes import mask, pack, reverse, rows, step
-from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
+from tests.building import equation, fold, index, op, program, read, tensor
 from tests.library_cases import Case
 from tests.passes.meanings import LAYERS, check_form, check_gradient, documents_of, forms, run_masked, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-t, s = index("t"), index("s")
+t = index("t")
 
 
 def arguments(masked: Program, valid: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -210,73 +208,6 @@ layer test(
     x.last[t<0] = x.state[x.past = #j - x.lags - 2]
 """
     )
-
-
-ROWS = [".xx.x..x", "xxxxx...", "........"]
-
-
-def check_built(given: Program, sizes: Mapping[str, int] | None = None, batch: tuple[str, ...] = ("b",)) -> Program:
-    return check(given, ROWS if batch else ROWS[:1], sizes or {}, batch)
-
-
-@pytest.mark.parametrize("batch", [(), ("b",)])
-def test_folds_over_valid_tokens(batch: tuple[str, ...]) -> None:
-    x = [tensor("x b t"), tensor("k b t", INT)]
-    alias = {"s": size("t")}
-    kinds = ("sum", "mean", "prod", "max", "min", "logsumexp")
-    pooled = [equation(f"{kind}_ b", fold(kind, "t", read("x", "b", "t"))) for kind in kinds]
-    centred = equation("y b t", read("x", "b", "t") - read("mean_", "b"))
-    check_built(program(x, [*pooled, centred], "y mean_ max_", extents=alias), batch=batch)
-    shares = fold("softmax", "t", read("x", "b", "t"), read("k", "b", "t") > 0) + fold("softmax", "t", op("real", t))
-    check_built(program(x, [equation("z b t", shares)], "z", extents=alias), batch=batch)
-    first = fold("argmax", "s", read("k", "b", "s") % 2, s <= t)
-    last = fold("argmin", "t", read("k", "b", "t"))
-    indices = [equation("y b t", first, INT), equation("z b", last, INT)]
-    check_built(program(x, indices, "y z", extents=alias), batch=batch)
-    again = equation("y b t", fold("sum", "t", read("x", "b", "t") * t) + read("x", "b", "t"))
-    check_built(program(x, [again]), batch=batch)
-    lagged = equation("y b", fold("sum", "t", read("x", "b", t - 1) * read("x", "b", "t")) / size("t"))
-    check_built(program(x, [lagged], extensions=[before("x", "t", op("real", t))]), batch=batch)
-    pairs = fold("sum", "s", read("x", "b", s - 1) * read("x", "b", s + 2), (s < t) & (t - s < 3))
-    check_built(program(x, [equation("y b t", pairs)], extents=alias), batch=batch)
-
-
-@pytest.mark.parametrize("batch", [(), ("b",)])
-def test_reads_from_both_ends_and_by_data(batch: tuple[str, ...]) -> None:
-    x = [tensor("x b t d"), tensor("k b t", INT), tensor("x0 b d"), tensor("w j")]
-    outside = [before("x", "t", read("x0", "b", "d") * t), after("x", "t", read("x0", "b", "d") + t)]
-    n, j = size("t"), index("j")
-    reads = (t - 2, t + 2, n - 1 - t, 2 * t, n - 2, index("t") // 2, read("k", "b", "t"), t - read("k", "b", "t"))
-    for extensions in ([], outside):
-        for found in reads:
-            value = read("x", "b", found, index("d") + 1)
-            check_built(program(x, [equation("y b t d", value)], extensions=extensions), {"d": 3, "j": 1}, batch)
-        centred = fold("sum", "j", read("w", "j") * read("x", "b", t + j - size("j") // 2, "d"))
-        check_built(program(x, [equation("y b t d", centred)], extensions=extensions), {"d": 2, "j": 4}, batch)
-        centred = fold("sum", "j", read("w", "j") * read("x", "b", t + j - 2, "d"))
-        check_built(program(x, [equation("y b t d", centred)], extensions=extensions), {"d": 2, "j": 5}, batch)
-        ends = read("x", "b", n - 3, "d") * read("u", "b", 1, "d") + read("u", "b", n, "d") + read("x", "b", -1, "d")
-        made = [equation("u b t d", 2.0 * read("x", "b", "t", "d")), equation("y b d", ends)]
-        check_built(program(x, made, extensions=extensions), {"d": 3, "j": 1}, batch)
-
-
-@pytest.mark.parametrize("batch", [(), ("b",)])
-def test_recurrences_that_look_far_back_or_ahead(batch: tuple[str, ...]) -> None:
-    x = [tensor("x b t"), tensor("h0 b")]
-    for near, far in ((1, 1), (1, 3), (2, 3), (-1, -1), (-2, -3)):
-        made = [
-            equation("h b t", 0.5 * read("h", "b", t - near) + 0.25 * read("h", "b", t - far) + read("g", "b", "t")),
-            equation("g b t", op("tanh", read("x", "b", "t") + read("g", "b", t - near))),
-        ]
-        side = before if near > 0 else after
-        check_built(program(x, made, "h", extensions=[side("h", "t", read("h0", "b") * t)]), batch=batch)
-
-
-@pytest.mark.parametrize("batch", [(), ("b",)])
-def test_sorts_of_valid_tokens(batch: tuple[str, ...]) -> None:
-    order = Transform("argsort", "t", (read("k", "b", "t") % 3).expr)
-    made = [equation("o b t", order, INT), equation("y b t", read("x", "b", read("o", "b", "t")))]
-    check_built(program([tensor("x b t"), tensor("k b t", INT)], made, "o y"), batch=batch)
 
 
 def test_what_is_masked_already() -> None:

@@ -13,22 +13,19 @@ from hypothesis import strategies as st
 
 from ssmc.errors import Unsupported
 from ssmc.ir import (
-    BOOL,
-    INT,
     Program,
-    Transform,
     complete_extents,
     print_program,
 )
 from ssmc.ir.interpret import interpret
 from ssmc.passes import pack, reverse, step
-from tests.building import after, before, equation, fold, index, op, program, read, size, tensor
+from tests.building import equation, fold, index, program, read, size, tensor
 from tests.library_cases import Case
 from tests.passes.meanings import LAYERS, check_form, check_gradient, documents_of, forms, run_packed, same
 from tests.strategies import CAUSAL, EVERYTHING, extents, inputs_for, programs
 
 SAMPLED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-t, s = index("t"), index("s")
+t = index("t")
 
 
 def laid_out(lengths: list[list[int]] | list[int], time: str = "t") -> dict[str, np.ndarray]:
@@ -183,65 +180,6 @@ layer test(
     t.next_offset[t.docs]: int = t.offset + (t.end - t.start)
 """  # noqa: E501
     )
-
-
-def check_built(given: Program, sizes: Mapping[str, int] | None = None, batch: tuple[str, ...] = ()) -> Program:
-    lengths: Any = [[2, 0, 3], [3, 2, 0]] if batch else [4, 0, 1, 3]
-    return check(given, lengths, {"b": 2, **(sizes or {})}, batch)
-
-
-def test_folds_over_whole_documents() -> None:
-    x = [tensor("x b t"), tensor("k b t", INT)]
-    alias = {"s": size("t")}
-    kinds = ("sum", "mean", "prod", "max", "min", "logsumexp")
-    for batch in ((), ("b",)):
-        pooled = [equation(f"{kind}_ b", fold(kind, "t", read("x", "b", "t"))) for kind in kinds]
-        centred = equation("y b t", read("x", "b", "t") - read("mean_", "b"))
-        check_built(program(x, [*pooled, centred], "y mean_ max_", extents=alias), batch=batch)
-        shares = fold("softmax", "t", read("x", "b", "t"), read("k", "b", "t") > 0)
-        plain = fold("softmax", "t", read("x", "b", "t") * t)
-        both = equation("z b t", shares + plain)
-        check_built(program(x, [both], "z", extents=alias), batch=batch)
-        first = fold("argmax", "s", read("k", "b", "s") % 2, s <= t)
-        last = fold("argmin", "t", read("k", "b", "t"))
-        check_built(
-            program(x, [equation("y b t", first, INT), equation("z b", last, INT)], "y z", extents=alias), batch=batch
-        )
-        again = equation("y b t", fold("sum", "t", read("x", "b", "t") * t) + read("x", "b", "t"))
-        check_built(program(x, [again]), batch=batch)
-        lagged = equation("y b", fold("sum", "t", read("x", "b", t - 1) * read("x", "b", "t")) / size("t"))
-        check_built(program(x, [lagged], extensions=[before("x", "t", op("real", t))]), batch=batch)
-
-
-def test_reads_from_both_ends_and_by_data() -> None:
-    x = [tensor("x b t d"), tensor("k b t", INT), tensor("x0 b d")]
-    outside = [before("x", "t", read("x0", "b", "d") * t), after("x", "t", read("x0", "b", "d") + t)]
-    n = size("t")
-    reads = (t - 2, t + 2, n - 1 - t, 2 * t, n - 2, index("t") // 2, read("k", "b", "t"), t - read("k", "b", "t"))
-    for batch in ((), ("b",)):
-        for extensions in ([], outside):
-            for found in reads:
-                value = read("x", "b", found, index("d") + 1)
-                check_built(program(x, [equation("y b t d", value)], extensions=extensions), {"d": 3}, batch)
-            ends = read("x", "b", n - 3, "d") * read("u", "b", 1, "d")
-            made = [equation("u b t d", 2.0 * read("x", "b", "t", "d")), equation("y b d", ends)]
-            check_built(program(x, made, extensions=extensions), {"d": 3}, batch)
-            flag = [equation("f b t", read("k", "b", "t") > 0, BOOL), equation("y b", read("f", "b", n - 1), BOOL)]
-            check_built(program(x, flag, extensions=[]), {"d": 3}, batch)
-
-
-def test_sorts_stay_inside_their_documents() -> None:
-    for batch in ((), ("b",)):
-        order = Transform("argsort", "t", (read("k", "b", "t") % 3).expr)
-        made = [equation("o b t", order, INT), equation("y b t", read("x", "b", read("o", "b", "t")))]
-        check_built(program([tensor("x b t"), tensor("k b t", INT)], made, "o y"), batch=batch)
-
-
-def test_equations_that_lack_the_batch_axis_get_it() -> None:
-    made = [equation("p t", op("cos", t)), equation("y b t", read("x", "b", "t") * read("p", "t"))]
-    packed = check_built(program([tensor("x b t")], made, "y p"), batch=("b",))
-    assert packed.equation("p").axes == ("b", "t")
-    assert check_built(program([tensor("x b t")], made, "y p")).equation("p").axes == ("t",)
 
 
 def test_outputs_with_two_axes_along_the_sequence() -> None:
