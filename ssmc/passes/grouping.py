@@ -152,24 +152,21 @@ def _lags_fit(reading: Reading, merged: Unit) -> bool:
     rebuilt is there for every step of the chunk and a few before it."""
     way = (merged.time, merged.reverse) if merged.recurrent else None
     for equation in merged.equations:
-        for read in reading.reads_made(equation):
+        for read, axis in reading.reads_along(equation):
             if read.tensor not in merged.names or reading.is_cheap(read.tensor):
                 continue
-            for axis in reading.tensors[read.tensor].axes:
-                if axis not in reading.program.sequence_axes:
+            if axis not in reading.axes_of(equation):
+                if is_snapshot(reading, equation, merged) or reading.is_final(read, axis, merged.reverse):
                     continue
-                if axis not in reading.axes_of(equation):
-                    if is_snapshot(reading, equation, merged) or reading.is_final(read, axis, merged.reverse):
-                        continue
+                return False
+            lag = reading.lag(read, axis)
+            if lag is None or lag[0] < 0 < lag[1]:
+                return False
+            if read.tensor in merged.rebuilt:
+                if lag[0] < 0 or lag[1] > CHUNK:
                     return False
-                lag = reading.lag(read, axis)
-                if lag is None or lag[0] < 0 < lag[1]:
+            elif lag != (0, 0):
+                if way is not None and way != (axis, lag[0] < 0):
                     return False
-                if read.tensor in merged.rebuilt:
-                    if lag[0] < 0 or lag[1] > CHUNK:
-                        return False
-                elif lag != (0, 0):
-                    if way is not None and way != (axis, lag[0] < 0):
-                        return False
-                    way = (axis, lag[0] < 0)
+                way = (axis, lag[0] < 0)
     return True

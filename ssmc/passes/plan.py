@@ -182,24 +182,19 @@ def _carried(reading: Reading, group: Unit) -> tuple[dict[str, int], tuple[str, 
     for equation in group.equations:
         if is_snapshot(reading, equation, group):
             continue
-        for read in reading.reads_made(equation):
+        for read, axis in reading.reads_along(equation):
             if read.tensor not in group.names:
                 continue
-            for axis in reading.tensors[read.tensor].axes:
-                if axis not in reading.program.sequence_axes:
-                    continue
-                lag = reading.lag(read, axis) if axis in reading.axes_of(equation) else None
+            if axis in reading.axes_of(equation):
+                lag = reading.lag(read, axis)
                 if lag is not None and lag != (0, 0) and not reading.is_cheap(read.tensor):
                     if read.tensor not in group.rebuilt:
                         group.time, group.reverse = axis, lag[0] < 0
                     carried[read.tensor] = max(carried.get(read.tensor, 0), -lag[0], lag[1])
-                if (
-                    axis not in reading.axes_of(equation)
-                    and (depth := reading.is_final(read, axis, group.reverse)) is not None
-                ):
-                    group.time = axis
-                    carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
-                    finals.append(equation.name)
+            elif (depth := reading.is_final(read, axis, group.reverse)) is not None:
+                group.time = axis
+                carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
+                finals.append(equation.name)
     return carried, tuple(dict.fromkeys(finals))
 
 

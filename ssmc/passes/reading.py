@@ -6,6 +6,8 @@ of a recurrence lie along other axes in memory than those along which a kernel c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ssmc.ir import (
     OPERATIONS,
     Apply,
@@ -83,6 +85,13 @@ class Reading:
         for read in self.all_reads(equation):
             found += self._through_cheap(read)
         return found
+
+    def reads_along(self, equation: Equation) -> Iterator[tuple[Read, str]]:
+        """Those reads, each with every sequence axis that it looks along."""
+        for read in self.reads_made(equation):
+            for axis in self.tensors[read.tensor].axes:
+                if axis in self.program.sequence_axes:
+                    yield read, axis
 
     def _through_cheap(self, read: Read) -> list[Read]:
         if self.is_identity(read) or not self.is_cheap(read.tensor):

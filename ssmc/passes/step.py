@@ -42,6 +42,7 @@ from ssmc.ir import (
 from ssmc.source import Span
 
 from .banded import banded
+from .local import sequence_of
 from .tidy import axes_used, bound_in, tensors_read, tidied
 
 
@@ -52,13 +53,7 @@ def step(program: Program, takes: bool, gives: bool) -> Program:
 
     Raises Unsupported for a layer that cannot run piece by piece.
     """
-    if len(program.sequence_axes) != 1:
-        raise Unsupported(
-            f"{program.name} has {len(program.sequence_axes)} sequence axes, so it has no step form",
-            span=program.span,
-            expected="one `seq` axis",
-        )
-    (time,) = program.sequence_axes
+    time = sequence_of(program, "step")
     program = banded(replace(program, customs=()), time)
     looks = [look for (_, axis), look in look_back(program).items() if axis == time]
     _check_causal(program, time, looks)
