@@ -116,6 +116,7 @@ def plan(
 
     Raises:
         Unsupported: an equation has no strategy here; the message names it.
+        MissingExtent: an extent is to be compiled in, and ``sizes`` does not say it.
     """
     extents = Ranges(program, sizes)
     reading = Reading(program, extents)
