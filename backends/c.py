@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 
 from ssmc.ir.loops import Loops
 
+from . import c_lanes
 from .c_kernel import KernelEmitter
 from .c_math import prelude
 from .storage import compute_type
@@ -19,16 +19,7 @@ from .writer import Names, Writer
 
 def vector_operations(storage: Iterable[str]) -> frozenset[str]:
     """Operations that can be written on whole vectors when values of these storages are computed with."""
-    plain = frozenset({"add", "sub", "mul", "div", "neg"})
-    return plain | {"exp", "exp2"} if compute_type(storage) == "f32" else plain
-
-
-def _vectors(precision: str) -> str:
-    """The definitions that loops on whole vectors need."""
-    text = files(__package__).joinpath("c_vector.h").read_text(encoding="utf-8")
-    if precision == "f64":
-        text = text.split("/* EXPONENTIALS")[0]
-    return "\n" + text.replace("REAL", "float" if precision == "f32" else "double")
+    return c_lanes.PLAIN | c_lanes.FUNCTIONS if compute_type(storage) == "f32" else c_lanes.PLAIN
 
 
 def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axes: Iterable[str]) -> tuple[str, str]:
@@ -68,9 +59,7 @@ class _Emitter:
                 self.extents, self.needed, bodies,
             ).run()  # fmt: skip
         text = bodies.text()
-        shown = prelude(self.needed)
-        if any(kernel.tile for kernel in self.loops.kernels):
-            shown += _vectors(self.precision)
+        shown = prelude(self.needed, "float" if self.precision == "f32" else "double")
         digest = hashlib.sha256((shown + text).encode()).hexdigest()[:16]
         entry = f"ssmc_{digest}"
         out = Writer()

@@ -10,6 +10,7 @@ from ssmc.ir import BOOL, INT, REAL, Program
 from ssmc.ir.loops import Kernel, Variable
 from ssmc.ir.scalar import Node
 
+from .c_lanes import FUNCTIONS, SHORT, is_short
 from .writer import Names
 
 _INFIX = {
@@ -49,6 +50,7 @@ _PRELUDE = frozenset(
 )
 _LIBM = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "rint", "abs": "fabs"}
 _INTEGER = frozenset({"floordiv", "mod", "pow", "shift_left", "shift_right"})
+_BOUNDS = {"maximum": "at_least", "minimum": "at_most"}  # where one argument is a number
 
 
 class Expressions:
@@ -62,13 +64,16 @@ class Expressions:
         self.precision, self.storage, self.fixed, self.needed = precision, storage, fixed, needed
         self.tensors = program.tensors()
         self.rings = {ring.tensor: ring for ring in kernel.rings}
-        self.in_block = False  # inside a tile, where lanes are whole vectors
+        self.vectors = False  # whether lanes are spelled as whole vectors, from lane `o` on
+        self.short = is_short(kernel, storage)
+        self.streamed: frozenset[str] = frozenset()  # tensors that are written past the caches if `stream`
+        self.in_block = False  # inside a tile, where carried values are in registers
 
     # ------------------------------------------------------------ names
 
     def axis(self, axis: str) -> str:
         name = self.names.get("i", axis)
-        return f"({name} + j)" if axis == self.kernel.lane else name
+        return f"({name} + {'o' if self.vectors else 'j'})" if axis == self.kernel.lane else name
 
     def size(self, axis: str) -> str:
         return f"INT64_C({self.fixed[axis]})" if axis in self.fixed else self.names.get("n", axis)
@@ -80,10 +85,22 @@ class Expressions:
             return name
         if variable.chunk or (self.kernel.tile and variable.name in self.kernel.tile.crossing):
             name += "[s]"
-        if self.in_block and variable.lanes:
-            name += "".join(f"[{self.names.get('i', a)}]" for a in variable.dims)
-            return f"SSMC_VECTOR({name})"
-        return name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
+        return self.lanes(name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims), variable.lanes)
+
+    def lanes(self, row: str, has_lanes: bool = True) -> str:
+        """The present lane of a row, or the present vector of lanes; the row itself if it is a single number."""
+        if not has_lanes:
+            return row
+        if not self.vectors:
+            return f"{row}[j]"
+        self.needed.add("SSMC_VECTOR")
+        return f"SSMC_VECTOR({row})"
+
+    def spread(self, node: Node, text: str) -> str:
+        """The text of a node where a value for every lane is wanted."""
+        if not self.vectors or self.kernel.lane in node.axes:
+            return text
+        return self._call("spread", [text], "vector")
 
     # ------------------------------------------------------------ expressions
 
@@ -108,6 +125,8 @@ class Expressions:
                 return self.array(node, section)
             case "select":
                 c, a, b = (self.expr(x, section) for x in node.args)
+                if self.vectors and self.kernel.lane in node.axes:
+                    a, b = (f"(ssmc_vector){self.spread(n, t)}" for n, t in zip(node.args[1:], (a, b), strict=True))
                 return f"({c} ? {a} : {b})"
             case "op":
                 return self.operation(node, [self.expr(a, section) for a in node.args])
@@ -137,6 +156,8 @@ class Expressions:
         op = str(node.name)
         suffix = "f" if self.precision == "f32" else ""
         real = node.args[0].type is REAL
+        if self.vectors and self.kernel.lane in node.axes and op in FUNCTIONS:
+            return self._vector_operation(node, args)
         if op in _INFIX:
             return f"({args[0]} {_INFIX[op]} {args[1]})"
         if op == "neg":
@@ -166,10 +187,16 @@ class Expressions:
         if op in _LIBM:
             return f"{_LIBM[op]}{suffix}({args[0]})"
         if op in _PRELUDE:
-            if self.in_block and self.kernel.lane in node.axes:
-                return f"ssmc_{op}_vector({', '.join(args)})"
             return self._call(op, args)
         raise InternalError(f"C has no spelling for operation {op!r}")
+
+    def _vector_operation(self, node: Node, args: list[str]) -> str:
+        op = str(node.name)
+        constant = [a.kind == "const" for a in node.args]
+        if op in _BOUNDS and any(constant):
+            return self._call(_BOUNDS[op], [args[constant.index(False)], args[constant.index(True)]], "vector")
+        op += "_short" if self.short and op in SHORT else ""
+        return self._call(op, [self.spread(a, t) for a, t in zip(node.args, args, strict=True)], "vector")
 
     def _call(self, function: str, args: list[str], type: str = "") -> str:
         name = f"ssmc_{function}_{type or self.precision}"
@@ -206,9 +233,36 @@ class Expressions:
         tensor, part = node.name
         storage = self.storage[tensor]
         if part == "im" and storage not in ("c64", "c128"):
-            return "0"
+            return self._call("spread", ["0"], "vector") if self.vectors and self.kernel.lane in node.axes else "0"
         text = self.element(tensor, part, [self.expr(a, section) for a in node.args])
+        if self.vectors and self.kernel.lane in node.axes:
+            axis = next(
+                a for a, n in zip(self.tensors[tensor].axes, node.args, strict=True) if self.kernel.lane in n.axes
+            )
+            return self._call(f"load_{self.row_type(tensor)}", [f"&{text}", *self._row(tensor, axis)], "vector")
         return self.widen(text, storage)
+
+    def row_type(self, tensor: str) -> str:
+        """How the numbers of a row are stored; parts of complex ones lie two apart."""
+        return {"c64": "f32"}.get(self.storage[tensor], self.storage[tensor])
+
+    def _row(self, tensor: str, axis: str) -> list[str]:
+        """How far lanes lie apart in memory if they lie along this axis, and how many there are from `o` on."""
+        stride = self.stride(tensor, axis)
+        return [f"2 * {stride}" if self.storage[tensor] == "c64" else stride, "w - o"]
+
+    def store(self, tensor: str, part: str, indices: list[str], node: Node, text: str) -> str:
+        """The statement that writes a value to an element, or to as many as there are lanes from `o` on."""
+        along = [a for a, i in zip(self.tensors[tensor].axes, indices, strict=True) if self.vectors and "+ o)" in i]
+        target = self.element(tensor, part, indices)
+        if along:
+            type, value, row = self.row_type(tensor), self.spread(node, text), self._row(tensor, along[0])
+            if tensor not in self.streamed:
+                return self._call(f"store_{type}", [f"&{target}", *row, value], "vector") + ";"
+            past = self._call(f"stream_{type}", [f"&{target}", "value"], "vector")
+            plain = self._call(f"store_{type}", [f"&{target}", *row, "value"], "vector")
+            return f"{{ const ssmc_vector value = {value}; if (stream) {past}; else {plain}; }}"
+        return f"{target} = {self.narrow(text, self.storage[tensor])};"
 
     def widen(self, text: str, storage: str) -> str:
         """A stored number as one that is computed with."""
@@ -257,7 +311,7 @@ class Expressions:
             slot = f"[s + {ring.depth} - {lag}]"
         else:
             slot = "" if ring.slots == 1 else f"[({now} + {ring.slots} - {lag}) % {ring.slots}]"
-        return self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner) + ("[j]" if ring.lanes else "")
+        return self.lanes(self.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner), ring.lanes)
 
     def array(self, node: Node, section: str) -> str:
         tensor, part = node.name
@@ -268,4 +322,4 @@ class Expressions:
         place = dict(zip(inner, (self.expr(a, section) for a in node.args), strict=True))
         name = self.names.get("v", variable.name)
         now = "[s]" if variable.chunk else ""
-        return name + now + "".join(f"[{place[a]}]" for a in variable.dims) + ("[j]" if variable.lanes else "")
+        return self.lanes(name + now + "".join(f"[{place[a]}]" for a in variable.dims), variable.lanes)

@@ -24,10 +24,9 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node
 
 from .c_expr import Expressions
+from .c_lanes import all_whole, written_in_rows
 from .storage import BYTES, COMPLEXES
 from .writer import Names, Writer
-
-_NUMBERS_AHEAD = 128  # numbers per lane row asked for ahead of use: eight rows of 16 lanes; at least four rows
 
 
 class GroupEmitter:
@@ -36,6 +35,8 @@ class GroupEmitter:
     def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
         self.kernel, self.x, self.names, self.out = kernel, x, names, out
         self.vector = kernel.lanes if kernel.lane else 1
+        if kernel.lane and x.precision == "f32":
+            x.streamed = written_in_rows(kernel, x.storage, {name: t.axes for name, t in x.tensors.items()})
 
     def c_type(self, type: DType) -> str:
         return {REAL: self.x.real_type, INT: "int64_t", BOOL: "int"}[type]
@@ -76,7 +77,10 @@ class GroupEmitter:
                 for group in k.rebuild:
                     self.group(group, "rebuild")
         with self._each_step():
-            self._groups(k.step)
+            if not k.tile:
+                self._prefetch([("rebuild", k.rebuild), ("step", k.step)])
+            for group in k.step:
+                self.group(group, "step")
 
     @contextmanager
     def _upwards(self) -> Iterator[None]:
@@ -99,39 +103,38 @@ class GroupEmitter:
         self.out.line(f"(void){time};")
 
     def _groups(self, groups: tuple[Group, ...]) -> None:
-        self._prefetch(groups)
+        if not self.kernel.tile:
+            self._prefetch([("step", groups)])
         for group in groups:
             self.group(group, "step")
 
-    def _prefetch(self, groups: tuple[Group, ...]) -> None:
-        """Ask for the rows of some steps ahead: they lie further apart than a page, where no machine
-        guesses the next one by itself."""
+    def _prefetch(self, sections: list[tuple[str, tuple[Group, ...]]]) -> None:
+        """Ask for what the next visit to a block reads at this step: rows lie further apart than a page, where no
+        machine guesses the next one by itself."""
         lane, time = self.kernel.lane, self.kernel.time
         if lane is None or time is None:
             return
         seen = set()
-        for group in groups:
+        for section, group in ((section, group) for section, groups in sections for group in groups):
             for statement in (s for s in group.statements if not group.axes):
-                for node in own_nodes(self.kernel, "step", statement):
+                for node in own_nodes(self.kernel, section, statement):
                     if node.kind == "load" and node.name not in seen and {lane, time} <= node.axes:
                         seen.add(node.name)
                         self._prefetch_row(str(node.name[0]), node)
 
     def _prefetch_row(self, tensor: str, node: Node) -> None:
         x, axes = self.x, self.x.tensors[tensor].axes
-        plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
-        if not plain:
+        if not all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True)):
             return
-        sign = "-" if self.kernel.reverse else "+"
-        ahead = max(4, _NUMBERS_AHEAD // self.vector)
         names = {
-            self.kernel.time: f"({x.axis(str(self.kernel.time))} {sign} {ahead})",
-            self.kernel.lane: self.names.get("i", str(self.kernel.lane)),
+            self.kernel.time: f"({x.axis(str(self.kernel.time))} + later)",
+            self.kernel.lane: f"({self.names.get('i', str(self.kernel.lane))} + along)",
         }
         offset = x.offset(tensor, [names.get(a) or x.axis(a) for a in axes])
         line, along = 64 // BYTES[self.x.storage[tensor]], x.stride(tensor, str(self.kernel.lane))
         for first in range(0, self.vector, line):
-            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset} + {first} * {along}]);")
+            beyond = f" + {first} * {along}" if first else ""
+            self.out.line(f"__builtin_prefetch(&{x.pointer(tensor)}[{offset}{beyond}]);")
 
     def _tiles(self, tile: Tile) -> None:
         """One tile of time; see ``passes.tile``."""
@@ -162,20 +165,23 @@ class GroupEmitter:
         """The carrying group, block of states by block, on vectors as wide as the machine's registers."""
         out, axis = self.out, self.names.get("i", tile.axis)
         held = [(ring, part) for ring in self.kernel.rings for part in ring.parts]
-        lanes = f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)"
+        lanes = self.each_vector()
+        self.x.needed.add("SSMC_VECTOR")
         blocks = f"for (int64_t first = 0; first < {self.x.size(tile.axis)}; first += {tile.states})"
         with out.block(lanes), out.block(blocks):
             for ring, part in held:
                 out.line(f"ssmc_vector {self.names.get('h', f'{ring.tensor} {part}')}[{tile.states}];")
             self._move(tile, held, into=True)
             with self._each_step():
+                with out.block("if (o + first == 0)"):
+                    self._prefetch([("step", self.kernel.step)])
                 out.line(f"#pragma GCC unroll {tile.states}")
                 with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
                     out.line(f"const int64_t {axis} = first + k;")
-                    self.x.in_block = True
+                    self.x.vectors = self.x.in_block = True
                     for statement in self.kernel.step[tile.group].statements:
                         self._statement(statement, "step")
-                    self.x.in_block = False
+                    self.x.vectors = self.x.in_block = False
             self._move(tile, held, into=False)
 
     def _move(self, tile: Tile, held: list[tuple[Ring, str]], into: bool) -> None:
@@ -221,11 +227,28 @@ class GroupEmitter:
     def _innermost(self, group: Group, section: str) -> None:
         for statement in group.scalars:
             self._statement(statement, section)
-        if group.lanes:
-            self.out.line("#pragma omp simd")
-            with self.out.block("for (int64_t j = 0; j < w; ++j)"):
+        if not group.lanes:
+            return
+        if self.whole(group, section):
+            with self.out.block(self.each_vector()):
+                self.x.vectors = True
                 for statement in group.lanes:
                     self._statement(statement, section)
+                self.x.vectors = False
+            return
+        self.out.line("#pragma omp simd")
+        with self.out.block("for (int64_t j = 0; j < w; ++j)"):
+            for statement in group.lanes:
+                self._statement(statement, section)
+
+    def each_vector(self) -> str:
+        """The head of a loop over whole vectors of lanes."""
+        self.x.needed |= {"SSMC_VECTOR_LANES", "ssmc_vector"}
+        return f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)"
+
+    def whole(self, group: Group, section: str) -> bool:
+        """Whether the lanes of a group are spelled as whole vectors."""
+        return self.x.precision == "f32" and all_whole(self.kernel, section, group.lanes, self.x.storage)
 
     # ------------------------------------------------------------ statements
 
@@ -234,7 +257,9 @@ class GroupEmitter:
         match statement:
             case Let(variable=variable, node=node):
                 text = x.expr(node, section, own=True)
-                kind = "ssmc_vector" if x.in_block and variable.lanes else self.c_type(variable.type)
+                if x.vectors and variable.lanes:
+                    text = x.spread(node, text)
+                kind = "ssmc_vector" if x.vectors and variable.lanes else self.c_type(variable.type)
                 const = f"const {kind} " if variable.local else ""
                 self.out.line(f"{const}{x.variable(variable)} = {text};")
             case Accumulate():
@@ -242,29 +267,28 @@ class GroupEmitter:
             case Store(tensor=tensor, part="im") if x.storage[tensor] not in COMPLEXES:
                 pass  # the adjoint of a real number that is used as a complex one is real
             case Store(tensor=tensor, part=part, indices=indices, node=node, once=once):
-                text = x.narrow(x.expr(node, section), x.storage[tensor])
-                target = x.element(tensor, part, [x.expr(i, section) for i in indices])
+                places = [x.expr(i, section) for i in indices]
+                text = x.store(tensor, part, places, node, x.expr(node, section))
                 guards = [f"{self.names.get('i', a)} == 0" for a in once]
                 guard = f"if ({' && '.join(guards)}) " if guards else ""
-                self.out.line(f"{guard}{target} = {text};")
+                self.out.line(f"{guard}{text}")
             case Add(tensor=tensor, part=part, indices=indices, condition=condition, node=node):
                 target = x.element(tensor, part, [x.expr(i, section) for i in indices])
                 self.out.line(f"if ({x.expr(condition, section)}) {target} += {x.expr(node, section)};")
             case LaneSum(tensor=tensor, part=part, dims=dims, node=node):
                 place = "".join(f"[{self.names.get('i', a)}]" for a in dims)
-                self.out.line(f"shared->{self.sum_name(tensor, part)}[s]{place}[j] += {x.expr(node, section)};")
+                text = x.spread(node, x.expr(node, section))
+                if x.vectors:
+                    x.needed.add("ssmc_within_vector")
+                    text = f"ssmc_within_vector({text}, w - o)"
+                self.out.line(f"{x.lanes(f'shared->{self.sum_name(tensor, part)}[s]{place}')} += {text};")
             case RingSet(tensor=tensor, part=part, lag=lag, indices=indices, node=node):
-                text = x.expr(node, section)
-                inner = [x.expr(i, section) for i in indices]
                 ring = x.rings[tensor]
+                text = x.spread(node, x.expr(node, section)) if ring.lanes else x.expr(node, section)
+                inner = [x.expr(i, section) for i in indices]
                 if section == "before":
                     slot = f"[{(ring.slots - lag) % ring.slots}]" if ring.slots > 1 else ""
-                    name = (
-                        x.ring_name(tensor, part)
-                        + slot
-                        + "".join(f"[{i}]" for i in inner)
-                        + ("[j]" if ring.lanes else "")
-                    )
+                    name = x.lanes(x.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner), ring.lanes)
                 else:
                     name = x.ring_element(tensor, part, str(lag), inner, end=False)
                 self.out.line(f"{name} = {text};")
@@ -320,10 +344,7 @@ class GroupEmitter:
         into = self._accumulator(variable)
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             into += "[s]"
-        if self.x.in_block:
-            into = f"SSMC_VECTOR({into})"
-        elif variable.lanes:
-            into += "[j]"
+        into = self.x.lanes(into, variable.lanes)
         body = self.x.expr(node.args[-1], section)
         if kind in ("argmax", "argmin"):
             self._accumulate_index(node, into, body, section)

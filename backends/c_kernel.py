@@ -22,15 +22,17 @@ from ssmc.ir.scalar import walk_nodes
 
 from .c_expr import Expressions
 from .c_groups import GroupEmitter
-from .storage import C_TYPES
+from .c_lanes import LINE
+from .storage import BYTES, C_TYPES
 from .writer import Names, Writer
 
 _SMALL_WORK = 32768  # numbers below which a second thread costs more than it gains
 _TIME_BLOCK = 256  # steps that are one point of the grid where steps do not depend on each other
-_CHUNK = 64  # steps of one visit to a block of lanes
+_VISIT = 512  # numbers of a row that one visit to a block of lanes reads: with those asked for ahead, they stay in L1
 _BAND = 16  # blocks that a thread walks through time together, at most
 _ENOUGH_BANDS = 8  # so many bands keep threads evenly busy
 _STACK_BYTES = 256 * 1024
+_MUCH = 4 << 20  # bytes of a tensor that are not written to the caches: more than a core keeps
 
 
 class KernelEmitter:
@@ -153,6 +155,10 @@ class KernelEmitter:
         found += [f"const int64_t {self.names.get('i', a)}" for a in self.kernel.grid]
         if section == "steps" and self.kernel.time:
             found += ["const int64_t begin", "const int64_t end"]
+            if self.kernel.lane:
+                found += ["const int64_t later", "const int64_t along"]
+        if section == "steps" and self.x.streamed:
+            found.append("const int stream")
         if self.kernel.lane:
             found += [f"const int64_t {self.names.get('i', self.kernel.lane)}", "const int64_t w"]
         return [*found, "const int unit"]
@@ -244,7 +250,7 @@ class KernelEmitter:
                 continue
             text = "".join(f"[{n}]" for n in shape)
             self.out.line(f"{kind} {name}{text}{' __attribute__((aligned(64)))' if shape else ''};")
-            if self.kernel.tile and lanes:
+            if lanes and (self.kernel.tile or self.x.precision == "f32"):
                 self.out.line(f"if (w < {self.vector}) __builtin_memset({name}, 0, sizeof {name});")
         return heap
 
@@ -304,9 +310,12 @@ class KernelEmitter:
     def _launch(self) -> None:
         k, out = self.kernel, self.out
         with out.block(f"static int {k.name}(void *const *p, const int64_t *m, int64_t threads)"):
-            self._sizes(self._sizes_used() | {a for a in (*k.grid, k.lane, k.time) if a})
+            written = {a for t in self.x.streamed for a in self.tensors[t].axes}
+            self._sizes(self._sizes_used() | {a for a in (*k.grid, k.lane, k.time) if a} | written)
             unit = [f"m[{self.strides[t] + self.tensors[t].axes.index(a)}] == 1" for t, a in self.unit_axes.items()]
             out.line(f"const int unit = {' && '.join(unit) or '1'};")
+            if self.x.streamed:
+                self._stream()
             points = [(self.names.get("i", a), self.x.size(a)) for a in k.grid]
             if self._splits_time():
                 points.append(("time_block", f"(({self.x.size(str(k.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
@@ -318,6 +327,18 @@ class KernelEmitter:
             self._grid(points)
             out.line("return failed;")
         out.line()
+
+    def _stream(self) -> None:
+        """Whether what is written goes past the caches: much of it, in rows that start at whole lines of memory."""
+        self.x.needed.add("ssmc_stream_end")
+        terms = ["unit"]
+        for tensor in sorted(self.x.streamed):
+            axes, size = self.tensors[tensor].axes, BYTES[self.storage[tensor]]
+            strides = [f"m[{self.strides[tensor] + n}]" for n, axis in enumerate(axes) if axis != self.kernel.lane]
+            terms.append(f"((uintptr_t)p[{self.pointers[tensor]}] & {LINE - 1}) == 0")
+            terms.append(f"(({' | '.join(strides)}) & {LINE // size - 1}) == 0")
+            terms.append(f"{' * '.join(self.x.size(a) for a in axes)} * {size} >= {_MUCH}")
+        self.out.line(f"const int stream = {' && '.join(terms)};")
 
     def _bands(self, others: list[str]) -> None:
         """How many blocks of lanes a thread walks together: many, unless that leaves too few bands. This
@@ -404,7 +425,8 @@ class KernelEmitter:
         if k.before or k.rings:
             self._calls("before", each)
         if k.time:
-            steps = k.chunk or (k.tile.steps if k.tile else _CHUNK)
+            steps = k.chunk or (k.tile.steps if k.tile else max(8, _VISIT // self.vector))
+            self.steps = steps
             upwards = f"for (int64_t begin = start; begin < stop; begin += {steps})"
             last = f"start + (stop - start - 1) / {steps} * {steps}"
             down = f"for (int64_t begin = {last}; begin >= start; begin -= {steps})"
@@ -420,6 +442,8 @@ class KernelEmitter:
             self._calls("steps", each)
         if k.after:
             self._calls("after", f"if (start == 0) {each}" if self._splits_time() and each else each)
+        if self.x.streamed:
+            out.line("if (stream) ssmc_stream_end();")
 
     def _calls(self, section: str, each: str) -> None:
         k, out = self.kernel, self.out
@@ -428,6 +452,8 @@ class KernelEmitter:
         given += [self.names.get("i", a) for a in k.grid]
         if section == "steps" and k.time:
             given += ["begin", "end"]
+            if k.lane:
+                given += ["later", "along"]
         head = f"{k.name}_{section}({', '.join(given)}"
         if not each:
             out.line(f"if (unit) failed |= {head}, 1);")
@@ -437,6 +463,18 @@ class KernelEmitter:
         with out.block(each):
             out.line(f"const int64_t {lane} = (first + block) * {self.vector};")
             out.line(f"const int64_t left = {self.x.size(str(k.lane))} - {lane};")
-            out.line(f"if (unit && left >= {self.vector}) failed |= {head}, {lane}, {self.vector}, 1);")
-            out.line(f"else if (unit) failed |= {head}, {lane}, left, 1);")
-            out.line(f"else failed |= {head}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
+            if section == "steps" and k.time:
+                self._next_visit()
+            stream, no = (", stream", ", 0") if section == "steps" and self.x.streamed else ("", "")
+            out.line(f"if (unit && left >= {self.vector}) failed |= {head}{stream}, {lane}, {self.vector}, 1);")
+            out.line(f"else if (unit) failed |= {head}{no}, {lane}, left, 1);")
+            out.line(f"else failed |= {head}{no}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
+
+    def _next_visit(self) -> None:
+        """How far in time and lanes the block lies that is visited next: beside this one, or at the next chunk."""
+        k = self.kernel
+        last = f"begin - {self.steps} >= start" if k.chunk and k.reverse else "end < stop"
+        sign = "-" if k.reverse else ""
+        self.out.line("const int next = block + 1 < mine;")
+        self.out.line(f"const int64_t later = next || !({last}) ? 0 : {sign}{self.steps};")
+        self.out.line(f"const int64_t along = next ? {self.vector} : (1 - mine) * {self.vector};")

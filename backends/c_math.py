@@ -2,7 +2,8 @@
 
 ``prelude({"exp_f32"})`` is the text of ``ssmc_exp_f32`` and of what it needs. A function is called
 ``ssmc_<operation>_<type>`` where the operation is a row of ``ssmc.ir.OPERATIONS`` and the type ``f32``, ``f64``
-or ``i64``; conversions of storage are ``ssmc_bf16_to_f32``, ``ssmc_f32_to_bf16`` and the same with ``f16``.
+or ``i64``; conversions of storage are ``ssmc_bf16_to_f32``, ``ssmc_f32_to_bf16`` and the same with ``f16``. On
+whole vectors of lanes it is ``ssmc_<operation>_vector``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-FILES = ("c_math.h", "c_exact.h")
+FILES = ("c_math.h", "c_exact.h", "c_vector.h")
 INCLUDES = "#include <math.h>\n#include <stdint.h>\n"
 
 # The largest errors that were measured in single precision, in units in the last place of the exact result,
@@ -42,6 +43,21 @@ MAX_ULP = {
     "rsqrt": 1.5,
 }
 
+# The same of the functions on whole vectors, with and without AVX-512, which has shorter forms. An argument of sqrt
+# and rsqrt below the normal numbers is not counted.
+MAX_VECTOR_ULP = {
+    "exp": 4.6,
+    "exp2": 1.6,
+    "expm1": 4.6,
+    "sigmoid": 6.4,
+    "softplus": 5.0,
+    "tanh": 3.1,
+    "sqrt": 0.8,
+    "rsqrt": 1.6,
+    "relu": 0.0,
+    "abs": 0.0,
+}
+
 # These fall towards 0 on the left, where their relative error grows: errors in units of 2^-24 |x| instead.
 MAX_ERROR_OF_ARGUMENT = {"silu": 2.0, "gelu": 2.0, "gelu_tanh": 2.0}
 
@@ -55,21 +71,22 @@ class Definition:
     needs: frozenset[str]
 
 
-def prelude(functions: Iterable[str]) -> str:
-    """The definitions of these functions (with or without ``ssmc_``) and of all they need, in order.
+def prelude(functions: Iterable[str], real: str = "float") -> str:
+    """The definitions of these functions (with or without ``ssmc_``) and of all they need, in order; vectors are
+    of the C type ``real``.
 
     Raises KeyError for a function that is not there.
     """
     table = definitions()
     wanted: set[str] = set()
-    stack = [name if name.startswith("ssmc_") else f"ssmc_{name}" for name in functions]
+    stack = [name if name.lower().startswith("ssmc_") else f"ssmc_{name}" for name in functions]
     while stack:
         name = stack.pop()
         if name not in wanted:
             wanted.add(table[name].name)
             stack.extend(table[name].needs - wanted)
     texts = dict.fromkeys(definition.text for definition in table.values() if definition.name in wanted)
-    return "\n\n".join([INCLUDES.rstrip(), *texts]) + "\n"
+    return re.sub(r"\bREAL\b", real, "\n\n".join([INCLUDES.rstrip(), *texts])) + "\n"
 
 
 def has(function: str) -> bool:
@@ -100,7 +117,13 @@ def definitions() -> dict[str, Definition]:
 def _defined(block: str) -> list[str]:
     """The names that a block defines; none if it is only a comment."""
     code = _without_comments(block)
-    patterns = (r"^#define (\w+)", r"^SSMC_INLINE .*?(\w+)\(", r"^static const \w+ (\w+)\[", r"^struct (\w+) \{")
+    patterns = (
+        r"^#define (\w+)",
+        r"^SSMC_INLINE .*?(\w+)\(",
+        r"^static const \w+ (\w+)\[",
+        r"^struct (\w+) \{",
+        r"^typedef .*?(\w+) __attribute__",
+    )
     return list(dict.fromkeys(name for pattern in patterns for name in re.findall(pattern, code, re.MULTILINE)))
 
 

@@ -31,7 +31,7 @@ class PlanOptions:
     """
 
     lanes: int = 0
-    tile: int = 64
+    tile: int = 32
     states: int = 0
 
 

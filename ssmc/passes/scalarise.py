@@ -264,13 +264,22 @@ class Scalariser:
             return g.convert(args[0], REAL if op == "real" else INT)
         if op in ("floor", "ceil", "round") and type is INT:
             return g.convert(args[0], INT)
-        if op == "expm1" and (half := _half(args[0])) is not None:
-            # e^2x - 1 = (e^x - 1)(e^x - 1 + 2): as exact, and e^x and e^x - 1 share their exponential.
-            less = g.op("expm1", half)
-            return g.op("mul", less, g.op("add", less, g.const(2.0)))
+        if (cheaper := self._cheaper(op, args)) is not None:
+            return cheaper
         if op == "pow":
             return self._power(g.convert(args[0], type), args[1], type)
         return g.op(op, *(g.convert(a, type) for a in args), type=result)
+
+    def _cheaper(self, op: str, args: list[Node]) -> Node | None:
+        """The same by operations that cost less, if there are such."""
+        g = self.graph
+        if op in ("exp", "expm1") and (half := _half(args[0])) is not None:
+            # e^x and e^2x share their exponential; e^2x - 1 = (e^x - 1)(e^x - 1 + 2) is as exact.
+            other = g.op(op, half)
+            return g.op("mul", other, other if op == "exp" else g.op("add", other, g.const(2.0)))
+        if op == "div" and args[1].kind == "op" and args[1].name == "sqrt":
+            return g.op("mul", g.convert(args[0], REAL), g.op("rsqrt", *args[1].args))
+        return None
 
     def _power(self, base: Node, exponent: Node, type: DType) -> Node:
         g = self.graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,9 @@ def found(text: str, row: str, plant: Callable[[], None], **options: Any) -> Non
 
 # ---------------------------------------------------------------- ways to plant
 
+Rule = Callable[[Expr], Expr | None]
+Replacement = str | Callable[[re.Match[str]], str]
+
 
 def in_pass(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Program], Program]) -> Callable[[], None]:
     """What a derivation gives is spoiled."""
@@ -51,21 +55,20 @@ def in_pass(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Program
     return lambda: monkeypatch.setattr(passes, name, spoiled)
 
 
-def in_text(monkeypatch: pytest.MonkeyPatch, *edits: tuple[str, str]) -> Callable[[], None]:
-    """The emitted C is edited; each text to be replaced must be there."""
+def in_text(
+    monkeypatch: pytest.MonkeyPatch, *edits: tuple[str, str | Callable[[re.Match[str]], str]]
+) -> Callable[[], None]:
+    """The emitted C is edited; each pattern to be replaced must be there."""
     target = compiler.target_named("c")
 
     def emit(*args: Any) -> tuple[str, str]:
         text, symbol = target.emit(*args)
         for before, after in edits:
-            assert before in text, text
-            text = text.replace(before, after)
+            text, times = re.subn(before, after, text)
+            assert times, text
         return text, symbol
 
     return lambda: monkeypatch.setattr(compiler, "target_named", lambda _: replace(target, emit=emit))
-
-
-Rule = Callable[[Expr], Expr | None]
 
 
 def everywhere(rule: Rule, only: Callable[[str], bool] = lambda _: True) -> Callable[[Program], Program]:

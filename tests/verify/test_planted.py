@@ -217,14 +217,15 @@ INCLUDES = "#include <stdlib.h>\n"
 
 def test_a_tail_that_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the channels that fill no vector the last is left out."""
-    edit = ("for (int64_t j = 0; j < w; ++j)", "for (int64_t j = 0; j < w - (w < 16); ++j)")
+    edit = (r"j < w; |s_y_d, w - o, ", lambda found: found[0].replace("w", "w - (w < 16)"))
     found(SMALL, "widths", in_text(monkeypatch, edit), **ON_C)
 
 
 def test_an_accumulation_in_less_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state keeps 8 bits of its digits from step to step."""
     narrow = "float narrow(float v) { union { float f; uint32_t i; } u = {v}; u.i &= 0xffff0000u; return u.f; }\n"
-    edits = ((INCLUDES, f"{INCLUDES}static inline {narrow}"), ("r_h[j] = v_h;", "r_h[j] = narrow(v_h);"))
+    every = "for (int64_t k = 0; k < w; ++k) r_h[k] = narrow(r_h[k]);"
+    edits = ((INCLUDES, f"{INCLUDES}static inline {narrow}"), (r"(\S+) = v_h;", rf"\1 = v_h; {every}"))
     found(SMALL, "lengths", in_text(monkeypatch, *edits), **ON_C)
 
 
@@ -234,11 +235,11 @@ def test_bits_that_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_index_of_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    edit = ("[i_b * s_x_b + ", "[(int64_t)(int32_t)(i_b * s_x_b) + ")
+    edit = (r"\[i_b \* s_x_b \+ ", "[(int64_t)(int32_t)(i_b * s_x_b) + ")
     found(SMALL, "huge strides", in_text(monkeypatch, edit), **ON_C)
 
 
 def test_a_softplus_that_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
     edit = (INCLUDES, f"{INCLUDES}#define ssmc_softplus_f32(v) logf(1 + expf(v))\n")
-    text = SMALL.replace("y = sum[k]", "y = softplus(a) * sum[k]")
+    text = SMALL.replace("y = sum[k]", "y = softplus(sum[d](a)) * sum[k]")
     found(text, "extreme values", in_text(monkeypatch, edit), **ON_C)

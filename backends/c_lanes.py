@@ -1,0 +1,121 @@
+"""Which loops over lanes are spelled on whole vectors: arithmetic on reals, in single precision.
+
+What else there is (integers and conditions that differ from lane to lane, functions that have no vector form, reads
+at places that are not one lane after another) is a loop over single lanes, which the compiler may vectorise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ssmc.ir import REAL
+from ssmc.ir.loops import Accumulate, Add, Kernel, Let, Statement, Store, own_nodes
+from ssmc.ir.scalar import Node
+
+from .storage import BYTES
+
+PLAIN = frozenset({"add", "sub", "mul", "div", "neg"})
+FUNCTIONS = frozenset(
+    {
+        "exp",
+        "exp2",
+        "expm1",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "tanh",
+        "sqrt",
+        "rsqrt",
+        "relu",
+        "abs",
+        "minimum",
+        "maximum",
+    }
+)
+SHORT = frozenset({"sigmoid", "silu", "sqrt"})  # with a form that is exact to fourteen bits
+LINE = 64  # bytes of a line of memory
+_ROWS = frozenset({"f32", "bf16", "f16"})
+_HALVES = frozenset({"bf16", "f16"})
+_STORAGE = _ROWS | {"c64"}
+
+
+def all_whole(kernel: Kernel, section: str, statements: Iterable[Statement], storage: Mapping[str, str]) -> bool:
+    """Whether every statement can be written on whole vectors of floats."""
+    return all(_is_whole(kernel, section, s, storage) for s in statements)
+
+
+def written_in_rows(kernel: Kernel, storage: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Tensors of which every step writes whole lines of memory along the axis of the lanes, once, and that the
+    kernel does not read."""
+    rows: list[str] = []
+    others: set[str] = set()
+    for section, groups in kernel.sections.items():
+        for group in groups:
+            row = section == "step" and not group.axes and all_whole(kernel, section, group.lanes, storage)
+            for statement in group.statements:
+                others |= {n.name[0] for n in own_nodes(kernel, section, statement) if n.kind == "load"}
+                if isinstance(statement, Store):
+                    plain = row and statement in group.lanes and _is_row(kernel, statement, storage, axes)
+                    (rows.append if plain else others.add)(statement.tensor)
+    return frozenset(t for t in rows if rows.count(t) == 1 and t not in others)
+
+
+def _is_row(kernel: Kernel, statement: Store, storage: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a statement writes whole lines, other ones at every step."""
+    kind = storage[statement.tensor]
+    if statement.once or kind not in _ROWS or not _fills_lines(kernel, kind):
+        return False
+    places = list(zip(axes[statement.tensor], statement.indices, strict=True))
+    along = any(axis == kernel.lane and i.kind == "index" and i.name == axis for axis, i in places)
+    return along and any(kernel.time in i.axes for _, i in places)
+
+
+def is_short(kernel: Kernel, storage: Mapping[str, str]) -> bool:
+    """Whether every sequence of reals that the kernel reads or writes is stored in sixteen bits: functions that are
+    exact to fourteen bits then lose nothing."""
+    found = set()
+    for section, groups in kernel.sections.items():
+        for statement in (s for g in groups for s in g.statements):
+            for node in own_nodes(kernel, section, statement):
+                if node.kind == "load" and node.type is REAL and kernel.time in node.axes:
+                    found.add(storage[node.name[0]])
+            if isinstance(statement, Store) and any(kernel.time in i.axes for i in statement.indices):
+                found.add(storage[statement.tensor])
+    return bool(found & _HALVES) and found <= _HALVES | {"i64", "i32", "b8"}
+
+
+def _fills_lines(kernel: Kernel, storage: str) -> bool:
+    return kernel.lanes * BYTES[storage] % LINE == 0
+
+
+def _is_whole(kernel: Kernel, section: str, statement: Statement, storage: Mapping[str, str]) -> bool:
+    lane = str(kernel.lane)
+    if isinstance(statement, Add):
+        return False
+    if isinstance(statement, (Let, Accumulate)) and statement.variable.type is not REAL:
+        return False
+    if isinstance(statement, Accumulate) and statement.node.name[0] != "sum":
+        return False
+    if statement.node.type is not REAL:
+        return False
+    if isinstance(statement, Store) and not _in_a_row(statement.tensor, statement.indices, lane, storage):
+        return False
+    return all(_is_plain(node, lane, storage) for node in own_nodes(kernel, section, statement))
+
+
+def _is_plain(node: Node, lane: str, storage: Mapping[str, str]) -> bool:
+    """Whether a node is the same for all lanes, or a number per lane that vectors have."""
+    varying = [n for n in (node, *node.args) if lane in n.axes]
+    if not varying or node.kind == "index":
+        return True
+    if node.kind == "load":
+        return lane not in node.axes or _in_a_row(node.name[0], node.args, lane, storage)
+    if any(n.type is not REAL for n in varying):
+        return False
+    return node.kind != "op" or node.name in PLAIN | FUNCTIONS
+
+
+def _in_a_row(tensor: str, indices: tuple[Node, ...], lane: str, storage: Mapping[str, str]) -> bool:
+    """Whether one index is the lane's own, and no other depends on it."""
+    along = [n for n in indices if lane in n.axes]
+    return storage[tensor] in _STORAGE and len(along) == 1 and along[0].kind == "index"
