@@ -8,7 +8,7 @@ its imaginary part, so that a holomorphic f passes on ``d.f · conj(f′)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ssmc.ir import (
@@ -34,7 +34,6 @@ from ssmc.ir import (
     Transform,
     Where,
     free_axes,
-    rewrite,
     substitute,
     type_of,
 )
@@ -42,7 +41,9 @@ from ssmc.ir import (
 from .affine import Indices
 from .algebra import ZERO, call, conj, div, mul, negated, number, sub, whole
 from .derivatives import APART, CHOICES, PARTIALS
-from .flatten import MOVING, Names, moved
+from .flatten import MOVING, moved
+from .inline import filled
+from .names import Names
 
 
 @dataclass(frozen=True)
@@ -367,13 +368,4 @@ def other_factors(product: Reduce, axis_like: Callable[[str], str]) -> Expr:
     return Reduce("prod", tuple(other.axis for other in others.values()), differs, substitute(product.body, others))
 
 
-def filled(expr: Expr, known: Mapping[str, Expr]) -> Expr:
-    """A function's expression with its names replaced by what they stand for."""
-
-    def rule(node: Expr) -> Expr | None:
-        return known.get(node.tensor) if isinstance(node, Read) and not node.indices else None
-
-    return rewrite(expr, rule)
-
-
-__all__ = ["Adjoints", "Share", "filled", "negated", "other_factors"]
+__all__ = ["Adjoints", "Share", "other_factors"]

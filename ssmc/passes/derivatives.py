@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ssmc.ir import OPERATIONS, Const, Expr, Where
+from ssmc.ir import OPERATIONS, Const, Expr, Op, Where, walk
 
 from .algebra import ONE, ZERO, add, call, div, is_number, mul, neg, number, sub, whole
 
@@ -129,4 +129,10 @@ TAME = frozenset({
     "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right",
 })  # fmt: skip
 
-__all__ = ["APART", "CHOICES", "PARTIALS", "TAME", "Partials"]
+
+def is_tame(expr: Expr) -> bool:
+    """Whether all of an expression is made by such operations."""
+    return all(node.op in TAME for node in walk(expr) if isinstance(node, Op))
+
+
+__all__ = ["APART", "CHOICES", "PARTIALS", "TAME", "Partials", "is_tame"]

@@ -44,7 +44,7 @@ from ssmc.ir import (
 
 from .affine import Indices
 from .algebra import together, whole
-from .derivatives import TAME
+from .derivatives import is_tame
 from .inline import inline
 from .names import Names
 
@@ -165,16 +165,13 @@ class _Flattening:
     def _guarded(self, equation: Equation, expr: Expr) -> Expr:
         """A fold that runs over nothing where nothing asks for it, if that matters."""
         condition = together(self.given)
-        if condition is None or not isinstance(expr, Reduce) or expr.kind not in MOVING or self._is_tame(expr):
+        if condition is None or not isinstance(expr, Reduce) or expr.kind not in MOVING or is_tame(expr):
             return expr
         elsewhere = free_axes(condition) - free_axes(expr)
         if elsewhere:
             listed = tuple(sorted(elsewhere, key=self.order))
             condition = self._defined(equation, "any", Reduce("any", listed, None, condition))
         return replace(expr, condition=together(c for c in (condition, expr.condition) if c is not None))
-
-    def _is_tame(self, expr: Expr) -> bool:
-        return all(node.op in TAME for node in walk(expr) if isinstance(node, Op))
 
     # ------------------------------------------------------------ extensions
 
@@ -241,4 +238,4 @@ def _has_folds(expr: Expr) -> bool:
     return any(isinstance(node, (Reduce, Transform)) for node in walk(expr))
 
 
-__all__ = ["MOVING", "Names", "flatten", "moved"]
+__all__ = ["MOVING", "flatten", "moved"]

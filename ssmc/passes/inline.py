@@ -86,8 +86,8 @@ class _Inlining:
         function = self.functions[node.function]
         values = dict(zip(function.parameters, node.args, strict=True))
         for name, expr in function.bindings:
-            values[name] = _filled(expr, values)
-        return self._typed(self.expr(_filled(function.result, values)), function.dtype)
+            values[name] = filled(expr, values)
+        return self._typed(self.expr(filled(function.result, values)), function.dtype)
 
     def _typed(self, expr: Expr, dtype: DType) -> Expr:
         """A call yields its function's type, which may be wider than that of the expression."""
@@ -97,7 +97,7 @@ class _Inlining:
         return Op("real", (expr,)) if dtype is REAL and found.rank < REAL.rank else expr
 
 
-def _filled(expr: Expr, values: dict[str, Expr]) -> Expr:
+def filled(expr: Expr, values: Mapping[str, Expr]) -> Expr:
     """A function's expression with its parameters and bindings replaced by what they stand for."""
 
     def rule(node: Expr) -> Expr | None:

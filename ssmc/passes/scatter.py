@@ -30,9 +30,10 @@ from ssmc.ir import (
 )
 
 from .affine import Indices
-from .algebra import call, whole
-from .derivatives import TAME
-from .flatten import Names, moved
+from .algebra import call, is_number, whole
+from .derivatives import is_tame
+from .flatten import moved
+from .names import Names
 
 _TARGET = "→"  # marks an index of the tensor that is read, beside a loop axis of the same name
 
@@ -164,26 +165,18 @@ class Scatter:
                 places = zip(self.tensors[name].axes, indices, strict=True)
                 return any(index == Index(loop) and self._ends_with(name, axis, loop) for axis, index in places)
             case Op(op="mul", args=(a, b)):
-                return (self.vanishes(a, loop) and _is_tame(b)) or (self.vanishes(b, loop) and _is_tame(a))
+                return (self.vanishes(a, loop) and is_tame(b)) or (self.vanishes(b, loop) and is_tame(a))
             case Op(op="neg" | "conj" | "re" | "real" | "im", args=(a,)):
                 return self.vanishes(a, loop)
             case Op(op="div", args=(a, Const(value=by))) if by:
                 return self.vanishes(a, loop)
             case Where(then=a, otherwise=b):
-                return (self.vanishes(a, loop) or _is_zero(a)) and (self.vanishes(b, loop) or _is_zero(b))
+                return (self.vanishes(a, loop) or is_number(a, 0)) and (self.vanishes(b, loop) or is_number(b, 0))
         return False
 
     def _ends_with(self, tensor: str, axis: str, loop: str) -> bool:
         """Whether reading ``tensor`` outside ``loop`` along ``axis`` gives 0."""
         return self.indices.same_extent(axis, loop) and (tensor, axis) not in self._extended
-
-
-def _is_tame(expr: Expr) -> bool:
-    return all(node.op in TAME for node in walk(expr) if isinstance(node, Op))
-
-
-def _is_zero(expr: Expr) -> bool:
-    return isinstance(expr, Const) and expr.value == 0
 
 
 def _axes_in(expr: Expr) -> set[str]:

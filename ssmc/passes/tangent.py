@@ -35,10 +35,11 @@ from ssmc.ir import (
     walk,
 )
 
-from .adjoint import filled, other_factors
+from .adjoint import other_factors
 from .algebra import ONE, ZERO, add, call, div, is_number, mul, neg, number, sub
 from .derivatives import APART, CHOICES, PARTIALS
 from .flatten import MOVING
+from .inline import filled
 from .names import Names
 
 
