@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ssmc.ir import BOOL, INT, REAL, DType
@@ -72,15 +72,14 @@ class GroupEmitter:
     def _chunk(self) -> None:
         """One chunk of time, ``s`` its steps: what is rebuilt, then its steps."""
         k = self.kernel
+        asked: set[str] = set()
         if k.rebuild:
             with self._upwards():
+                self._prefetch(k.rebuild, "rebuild", asked)
                 for group in k.rebuild:
                     self.group(group, "rebuild")
         with self._each_step():
-            if not k.tile:
-                self._prefetch([("rebuild", k.rebuild), ("step", k.step)])
-            for group in k.step:
-                self.group(group, "step")
+            self._groups(k.step, asked)
 
     @contextmanager
     def _upwards(self) -> Iterator[None]:
@@ -102,25 +101,23 @@ class GroupEmitter:
         self.out.line(f"const int64_t {time} = {index};")
         self.out.line(f"(void){time};")
 
-    def _groups(self, groups: tuple[Group, ...]) -> None:
+    def _groups(self, groups: tuple[Group, ...], asked: Iterable[str] = ()) -> None:
         if not self.kernel.tile:
-            self._prefetch([("step", groups)])
+            self._prefetch(groups, "step", set(asked))
         for group in groups:
             self.group(group, "step")
 
-    def _prefetch(self, sections: list[tuple[str, tuple[Group, ...]]]) -> None:
-        """Ask for what the next visit to a block reads at this step: rows lie further apart than a page, where no
-        machine guesses the next one by itself."""
+    def _prefetch(self, groups: tuple[Group, ...], section: str, asked: set[str]) -> None:
+        """Ask for what the next visit to a block reads at this step, except for tensors that were asked for: rows
+        lie further apart than a page, where no machine guesses the next one by itself."""
         lane, time = self.kernel.lane, self.kernel.time
         if lane is None or time is None:
             return
-        seen = set()
-        for section, group in ((section, group) for section, groups in sections for group in groups):
-            for statement in (s for s in group.statements if not group.axes):
-                for node in own_nodes(self.kernel, section, statement):
-                    if node.kind == "load" and node.name not in seen and {lane, time} <= node.axes:
-                        seen.add(node.name)
-                        self._prefetch_row(str(node.name[0]), node)
+        for statement in (s for g in groups if not g.axes for s in g.statements):
+            for node in own_nodes(self.kernel, section, statement):
+                if node.kind == "load" and node.name[0] not in asked and {lane, time} <= node.axes:
+                    asked.add(str(node.name[0]))
+                    self._prefetch_row(str(node.name[0]), node)
 
     def _prefetch_row(self, tensor: str, node: Node) -> None:
         x, axes = self.x, self.x.tensors[tensor].axes
@@ -174,7 +171,7 @@ class GroupEmitter:
             self._move(tile, held, into=True)
             with self._each_step():
                 with out.block("if (o + first == 0)"):
-                    self._prefetch([("step", self.kernel.step)])
+                    self._prefetch(self.kernel.step, "step", set())
                 out.line(f"#pragma GCC unroll {tile.states}")
                 with out.block(f"for (int64_t k = 0; k < {tile.states}; ++k)"):
                     out.line(f"const int64_t {axis} = first + k;")
