@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ssmc.ir import Access, Accesses, Index, Lag, Linear, Program, linear_form
+from ssmc.ir import Access, Accesses, Index, Lag, Linear, Program, linear_form, outside_reads
 
 from .problems import Problems, listed
 
@@ -27,12 +27,35 @@ class _Edge:
 def check_circles(program: Program, problems: Problems) -> None:
     """Report every circle of equations, or of those of a backward block, that no order of evaluation
     breaks."""
+    if not _extensions_end(program, problems):
+        return
     _Circles(program, problems).check()
     for custom in program.customs:
         tensors = program.tensors()
         outer = [replace(tensors[name], name=f"d.{name}") for name in custom.outputs if name in tensors]
         known = (*tensors.values(), *outer)
         _Circles(replace(program, inputs=known, equations=custom.equations, extensions=()), problems).check()
+
+
+def _extensions_end(program: Program, problems: Problems) -> bool:
+    """Whether no extensions refer to what is outside each other's tensors in a circle; report those that do."""
+    outside = {x: outside_reads(program, x) for x in program.extensions}
+    needs: dict[str, list[str]] = {x.tensor: [] for x in program.extensions}
+    for extension, reads in outside.items():
+        needs[extension.tensor] += [read.tensor for read in reads if read.tensor in needs]
+    found = _in_circles(needs)
+    for circle in found:
+        extension, read = next(
+            (x, r) for x, reads in outside.items() if x.tensor in circle for r in reads if r.tensor in circle
+        )
+        what = "itself" if read.tensor == extension.tensor else f"what is outside `{read.tensor}`, in a circle"
+        problems.add(
+            f"what is outside `{extension.tensor}` refers to {what}",
+            read.span or extension.span,
+            "values that certainly lie inside, or other tensors",
+            f"read `copy = {read.tensor}`, which is 0 outside",
+        )
+    return not found
 
 
 class _Circles:
@@ -145,6 +168,10 @@ def circles(names: Iterable[str], edges: Iterable[_Edge]) -> list[set[str]]:
     for edge in edges:
         if edge.reader in reads and edge.tensor in reads:
             reads[edge.reader].append(edge.tensor)
+    return _in_circles(reads)
+
+
+def _in_circles(reads: Mapping[str, list[str]]) -> list[set[str]]:
     components = _components(reads)
     return [c for c in components if len(c) > 1 or any(name in reads[name] for name in c)]
 

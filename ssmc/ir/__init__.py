@@ -54,6 +54,6 @@ from .program import (
 )
 from .text import print_expr, print_program
 from .types import BOOL, COMPLEX, INT, REAL, DType, join
-from .verify import verify
+from .verify import outside_reads, verify
 
 __all__ = [name for name in dir() if not name.startswith("_")]

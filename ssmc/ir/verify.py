@@ -23,6 +23,7 @@ from ssmc.errors import InternalError, UserError
 
 from .dependence import dependence
 from .extents import sizes_used
+from .linear import at_least, facts, known_extents, lower_bound
 from .ops import OPERATIONS, REDUCTIONS, TRANSFORMS
 from .program import (
     Apply,
@@ -42,6 +43,7 @@ from .program import (
     Tensor,
     Transform,
     Where,
+    free_axes,
     type_of,
     walk,
 )
@@ -161,7 +163,7 @@ class _Verifier:
             self._check(dtype.rank <= tensor.dtype.rank, f"{tensor.name!r} can hold its extension", extension)
         needs = {x.tensor: set[str]() for x in self.program.extensions}
         for extension in self.program.extensions:
-            needs[extension.tensor] |= _read_outside(extension)
+            needs[extension.tensor] |= {read.tensor for read in outside_reads(self.program, extension)}
         while needs:
             ready = [name for name, read in needs.items() if not read & needs.keys()]
             self._check(bool(ready), "extensions do not need each other in a circle", sorted(needs))
@@ -285,8 +287,27 @@ class _Verifier:
         self._accepts(reduce.kind, row.accepts, self._expr(reduce.body, inner, tensors), reduce)
 
 
-def _read_outside(extension: Extension) -> set[str]:
-    """Tensors that an extension reads at indices which follow the one outside."""
-    reads = (node for node in walk(extension.expr) if isinstance(node, Read))
-    follows = Index(extension.axis)
-    return {read.tensor for read in reads if any(follows in set(walk(index)) for index in read.indices)}
+def outside_reads(program: Program, extension: Extension) -> list[Read]:
+    """What an extension may read outside a tensor that has extensions: all but what certainly lies inside, at an
+    index that has nothing to do with the one outside."""
+    extents, own = known_extents(program), frozenset(program.tensors()[extension.tensor].axes)
+    return [
+        node
+        for node in walk(extension.expr)
+        if isinstance(node, Read) and not all(_is_inside(node, x, program, own, extents) for x in program.extensions)
+    ]
+
+
+def _is_inside(
+    read: Read, extension: Extension, program: Program, own: frozenset[str], extents: Mapping[str, Expr]
+) -> bool:
+    """Whether ``read`` is not one of what ``extension`` stands for; its indices may not depend on the axes ``own``."""
+    if read.tensor != extension.tensor:
+        return True
+    index = read.indices[program.tensors()[read.tensor].axes.index(extension.axis)]
+    if free_axes(index) & own:
+        return False
+    limits = {"before": Op("ge", (index, Const(0, INT))), "after": Op("lt", (index, Size(extension.axis)))}
+    forms = facts(limits[extension.side], extents)
+    inhabited = frozenset((extension.axis,))  # else nothing is read
+    return bool(forms) and all(at_least(lower_bound(form, (), extents), 0, inhabited) for form in forms)

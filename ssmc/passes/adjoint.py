@@ -9,7 +9,7 @@ its imaginary part, so that a holomorphic f passes on ``d.f · conj(f′)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ssmc.ir import (
     BOOL,
@@ -68,13 +68,13 @@ class _Place:
     bound: tuple[str, ...] = ()
 
     def where(self, *conditions: Expr) -> _Place:
-        return _Place((*self.conditions, *conditions), self.edges, self.bound)
+        return replace(self, conditions=(*self.conditions, *conditions))
 
     def outside(self, *edges: Expr) -> _Place:
-        return _Place(self.conditions, (*self.edges, *edges), self.bound)
+        return replace(self, edges=(*self.edges, *edges))
 
     def inside(self, axes: tuple[str, ...]) -> _Place:
-        return _Place(self.conditions, self.edges, (*self.bound, *axes))
+        return replace(self, bound=(*self.bound, *axes))
 
 
 @dataclass
@@ -128,30 +128,31 @@ class Adjoints:
         """The tensors that receive something from the adjoint of an equation."""
         yield from self._passing(equation.expr)
 
-    def _passing(self, expr: Expr) -> Iterator[str]:
+    def _passing(self, expr: Expr, outside: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Beyond the ends of what is in ``outside``, which is asked about already, too."""
         match expr:
             case Read(tensor=name):
                 if self.tensors[name].dtype in (REAL, COMPLEX):
                     yield name
                     for extension in self.program.extensions:
-                        if extension.tensor == name:
-                            yield from self._passing(extension.expr)
+                        if extension.tensor == name and name not in outside:
+                            yield from self._passing(extension.expr, outside | {name})
             case Apply(args=names):
                 yield from (n for n in names if self.tensors[n].dtype in (REAL, COMPLEX))
             case Where(then=a, otherwise=b):
-                yield from self._passing(a)
-                yield from self._passing(b)
+                yield from self._passing(a, outside)
+                yield from self._passing(b, outside)
             case Reduce(kind=kind, body=body):
-                yield from self._passing(body) if kind in MOVING else ()
+                yield from self._passing(body, outside) if kind in MOVING else ()
             case Transform(kind="hadamard", body=body):
-                yield from self._passing(body)
+                yield from self._passing(body, outside)
             case Op(op=op, args=args):
                 partials = args if op in APART else PARTIALS[op](args, expr)
                 for arg, partial in zip(args, partials, strict=True):
-                    yield from self._passing(arg) if partial is not None else ()
+                    yield from self._passing(arg, outside) if partial is not None else ()
             case Call(args=args):
                 for arg in args:
-                    yield from self._passing(arg)
+                    yield from self._passing(arg, outside)
 
     def shares(self, equation: Equation, adjoint: Read) -> list[Share]:
         """What every active read of ``equation`` receives."""

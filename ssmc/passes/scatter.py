@@ -270,7 +270,7 @@ class _Solving:
     def _split(self, axis: str, index: Expr) -> bool:
         """i // E, with or without i % E beside it: i = a · E + r; or i % E alone."""
         match index:
-            case Op(op="floordiv", args=(Index(axis=loop), by)) if self._free(loop) and _is_size(by):
+            case Op(op="floordiv", args=(Index(axis=loop), by)) if self._free(loop) and self._divides(by):
                 rest = self._partner(loop, by)
                 if rest is None:
                     inner: Expr = Index(self.scatter.axis(f"{loop}.rest", by, (*self.loops, *self.axes)))
@@ -278,20 +278,24 @@ class _Solving:
                     inner = Index(_TARGET + rest)
                     self.split.append(Op("mod", (Index(loop), by)))
                 value = call("add", call("mul", Index(_TARGET + axis), by), inner)
-                limits = [call("lt", value, Size(loop))]
                 if rest is not None and not self._is_extent(rest, by):
-                    limits.append(call("lt", inner, by))
-                self._set(loop, value, *limits)
+                    self.conditions.append(call("lt", inner, by))  # no remainder; no matter where the loop ends
+                self._set(loop, value, call("lt", value, Size(loop)))
                 return True
-            case Op(op="mod", args=(Index(axis=loop), by)) if self._free(loop) and _is_size(by):
+            case Op(op="mod", args=(Index(axis=loop), by)) if self._free(loop) and self._divides(by):
                 turns = call("floordiv", call("sub", call("add", Size(loop), by), whole(1)), by)
                 turn = Index(self.scatter.axis(f"{loop}.turn", turns, (*self.loops, *self.axes)))
                 target = Index(_TARGET + axis)
                 value = call("add", call("mul", turn, by), target)
-                limits = [] if self._is_extent(axis, by) else [call("lt", target, by)]
-                self._set(loop, value, call("lt", value, Size(loop)), *limits)
+                if not self._is_extent(axis, by):
+                    self.conditions.append(call("lt", target, by))
+                self._set(loop, value, call("lt", value, Size(loop)))
                 return True
         return False
+
+    def _divides(self, by: Expr) -> bool:
+        """Whether ``by`` is the same everywhere and may be above 0."""
+        return _is_size(by) and self.scatter.indices.holds(call("ge", by, whole(1))) is not False
 
     def _partner(self, loop: str, by: Expr) -> str | None:
         """The axis that is read at ``loop % by``."""
