@@ -17,7 +17,7 @@ from dataclasses import replace
 from ssmc.ir import Equation, Reduce, walk
 
 from .reading import Reading, reads
-from .recompute import CHUNK
+from .recompute import saved_depth
 from .units import Unit, is_snapshot, parallel
 
 
@@ -149,7 +149,7 @@ def _repeats(reading: Reading, equation: Equation, along: tuple[str, ...], time:
 
 def _lags_fit(reading: Reading, merged: Unit) -> bool:
     """Reads of the kernel's own values along a sequence axis must be at static lags, one way; what is
-    rebuilt is there for every step of the chunk and a few before it."""
+    rebuilt is there for every step of the chunk and for those before it that were saved."""
     way = (merged.time, merged.reverse) if merged.recurrent else None
     for equation in merged.equations:
         for read, axis in reading.reads_along(equation):
@@ -163,7 +163,7 @@ def _lags_fit(reading: Reading, merged: Unit) -> bool:
             if lag is None or lag[0] < 0 < lag[1]:
                 return False
             if read.tensor in merged.rebuilt:
-                if lag[0] < 0 or lag[1] > CHUNK:
+                if lag[0] < 0 or lag[1] > saved_depth(reading.program, read.tensor):
                     return False
             elif lag != (0, 0):
                 if way is not None and way != (axis, lag[0] < 0):

@@ -123,6 +123,8 @@ class _KernelLowering:
             self.items.force(section, node)
         rings = tuple(self._ring(name, depth) for name, depth in self.kernel.carried.items())
         self.slots = {ring.tensor: ring.slots for ring in rings}
+        ringed = ((root, root.statement) for root in roots if isinstance(root.statement, RingSet))
+        self.ring_writes = {(r.section, w.tensor, w.part): r for r, w in ringed if w.lag == 0}
         for section in SECTIONS:
             self._arrange(section, [r for r in roots if r.section == section])
         self._assign_variables({(s, n.number) for s, n in forced})
@@ -184,15 +186,22 @@ class _KernelLowering:
         writes = sorted(roots, key=lambda r: isinstance(r.statement, RingSet))
         zeros = [r for r in writes if isinstance(r.statement, Store) and r.statement.tensor in self.kernel.tables]
         for item in [*zeros, *defined, *(r for r in writes if r not in zeros)]:
-            first = self._earliest(item)
-            item.group = self._join(place, item, first)
-            place.items.append(item)
+            self._put(place, item)
+
+    def _put(self, place: _Section, item: Item) -> None:
+        """Put a statement into the section, after what it needs of carried values of this very step."""
+        if item.group >= 0:
+            return
+        for write in self._written_now(item):
+            self._put(place, write)
+        item.group = self._join(place, item, self._earliest(item))
+        place.items.append(item)
 
     def _in_order(self, items: list[Item]) -> list[Item]:
         """Operands before users and, where there is a choice, fewer loops first: what every state needs
         is then known before the loop over states, and that loop need not be split."""
         waiting = {i.node.number: i for i in items}
-        needs = {n: {u.node.number for u, _ in self._uses_here(i)} - {n} for n, i in waiting.items()}
+        needs = {n: {u.node.number for u in self._needs(i)} - {n} for n, i in waiting.items()}
         users: dict[int, list[int]] = {}
         for number, below in needs.items():
             for other in below:
@@ -207,7 +216,14 @@ class _KernelLowering:
                 needs[user].discard(number)
                 if not needs[user]:
                     heapq.heappush(ready, (len(waiting[user].nest), user))
+        if len(order) < len(items):
+            raise InternalError(f"{self.kernel.name}: values need each other in one step")
         return order
+
+    def _needs(self, item: Item) -> list[Item]:
+        """What has to be computed before an item, in its section."""
+        found = [used for used, _ in self._uses_here(item)]
+        return found + [need for write in self._written_now(item) for need in self._needs(write)]
 
     def _earliest(self, item: Item) -> int:
         """The first group in which everything that the item uses is known."""
@@ -215,6 +231,7 @@ class _KernelLowering:
         for used, elsewhere in self._uses_here(item):
             same = used.nest == item.nest and not used.is_reduce and not elsewhere and not self.items.is_long(used.node)
             first = max(first, used.group if same else used.group + 1)
+        first = max([first, *(write.group + 1 for write in self._written_now(item))])
         write = item.statement
         if isinstance(write, Add):
             zeros = [i for i in self.sections[item.section].items if _writes_to(i, write.tensor)]
@@ -262,21 +279,30 @@ class _KernelLowering:
         value = parts(self._maker(section).value(tensor))[part == "im"]
         return self.items.by_key["rebuild" if section == "rebuild" else "step", value.number]
 
-    def _reads_ring(self, item: Item, tensor: str) -> bool | None:
-        """None if the item does not read the ring; else whether it reads it only at its own point."""
-        seen: set[int] = set()
-        stack, here = list(item.uses), None
+    def _written_now(self, item: Item) -> list[Item]:
+        """What writes the entries of this very step that an item may read."""
+        now = (self.ahead if item.section == "rebuild" else self.make).present
+        read = {node.name for node in self._own_nodes(item) if node.number in now} if now else ()
+        return [self.ring_writes[(item.section, *ring)] for ring in read if (item.section, *ring) in self.ring_writes]
+
+    def _own_nodes(self, item: Item) -> list[Node]:
+        """The nodes that an item computes itself, and the items of its section that it reads."""
+        seen: dict[int, Node] = {}
+        stack = list(item.uses)
         while stack:
             node = stack.pop()
             if node.number in seen:
                 continue
-            seen.add(node.number)
-            if node.kind == "ring" and node.name[0] == tensor:
-                own = all(a.kind == "index" for a in node.args[1:])
-                here = own if here is None else here and own
+            seen[node.number] = node
             if not self.items.is_item(item.section, node) or node is item.node and item.statement is None:
                 stack.extend(node.args)
-        return here
+        return list(seen.values())
+
+    def _reads_ring(self, item: Item, tensor: str) -> bool | None:
+        """None if the item does not read the ring; else whether it reads it only at its own point."""
+        own = [all(a.kind == "index" for a in n.args[1:]) for n in self._own_nodes(item)
+               if n.kind == "ring" and n.name[0] == tensor]  # fmt: skip
+        return all(own) if own else None
 
     def _join(self, place: _Section, item: Item, first: int) -> int:
         """The first group from ``first`` on that may hold the item, else a new one at the end."""

@@ -173,6 +173,12 @@ def rebuilding(program: Program, kept: Iterable[Kept]) -> Program:
     )
 
 
+def saved_depth(program: Program, name: str) -> int:
+    """How many values before each chunk ``program`` is given of a tensor that is rebuilt."""
+    past = f"{name}{SAVED}.past"
+    return next((int(a.extent.value.real) for a in program.axes if a.name == past and isinstance(a.extent, Const)), 1)
+
+
 def entry_of(expr: Expr) -> tuple[Read, Read] | None:
     """The lagged read and the saved one of ``where(t % K >= k, h[t-k], h.saved[…])``."""
     match expr:
@@ -221,18 +227,24 @@ def _channels(program: Program) -> str | None:
 
 
 def _depths(program: Program, names: set[str], time: str) -> dict[str, int] | None:
-    """How far back each member of a recurrence is read by the others; None when that is not constant."""
+    """How far back each member of a recurrence is read by the others; None when that is not constant. Where further
+    equations read it further back, and that is constant too, so far."""
     accesses = Accesses(program)
     found: dict[str, int] = {}
-    for name in names:
-        for access in accesses.of(program.equation(name)):
+    further: dict[str, int] = {}
+    for equation in program.equations:
+        inside = equation.name in names
+        for access in accesses.of(equation):
             if access.tensor not in names:
                 continue
             lag = _constant_lag(accesses, access, time)
-            if lag is None:
+            if lag is None and inside:
                 return None
-            if lag:
+            if inside and lag:
                 found[access.tensor] = max(found.get(access.tensor, 0), lag)
+            elif lag and 0 < lag <= CHUNK:
+                further[access.tensor] = max(further.get(access.tensor, 0), lag)
+    found = {name: max(depth, further.get(name, 0)) for name, depth in found.items()}
     return {name: found[name] for name in sorted(found)}
 
 

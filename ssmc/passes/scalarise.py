@@ -62,6 +62,7 @@ class Scalariser:
         self.inside = set(kernel.equations)
         self.is_cheap = is_cheap
         self.arrays: set[str] = set()
+        self.present: set[int] = set()  # numbers of the reads of carried values that may be of this very step
         self._values: dict[str, Value] = {}
         self._built: dict[Expr, Value] = {}
 
@@ -171,7 +172,12 @@ class Scalariser:
         lag = Op("sub", (index, here)) if reverse else Op("sub", (here, index))
         form = self.ranges.form(lag)
         lag_node = self.real(form.expr() if form is not None else lag, INT)
-        return self._element(read, "final" if final else "ring", (lag_node,))
+        found = self._element(read, "final" if final else "ring", (lag_node,))
+        if not final and lag_node.kind != "const":
+            away = self.ranges.offset(Index(time), index)
+            if away is None or (away[1] >= 0 if reverse else away[0] <= 0):
+                self.present |= {node.number for node in parts(found)}
+        return found
 
     def _element(self, read: Read, kind: str, first: tuple[Node, ...]) -> Value:
         """A value of this kernel at other inner indices; ``along`` is what no operand shows."""

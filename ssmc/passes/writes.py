@@ -14,7 +14,7 @@ from .items import Item
 from .partial import group_sum
 from .plan import KernelPlan, Plan
 from .ranges import as_int
-from .recompute import CHUNK, SAVED, snapshot_of
+from .recompute import CHUNK, SAVED, saved_depth, snapshot_of
 from .scalarise import Scalariser
 from .tables import table_of
 
@@ -149,11 +149,11 @@ class _Writes:
 
     def _entries(self, equation: Equation, inner: tuple[Node, ...]) -> list[Item]:
         """What a rebuilt value was before a chunk, from what the forward pass saved."""
-        depth = self.kernel.carried[equation.name]
+        depth = saved_depth(self.program, equation.name)
         saved = self.make.tensors[f"{equation.name}{SAVED}"]
         chunk: Expr = Op("floordiv", (Index(str(self.kernel.time)), Const(CHUNK, INT)))
         found = []
-        for lag in range(1, depth + 1):
+        for lag in range(1, self.kernel.carried[equation.name] + 1):
             own = {f"{self.kernel.time}.chunk": chunk, f"{saved.name}.past": Const(depth - lag, INT)}
             value = self.make.build(Read(saved.name, tuple(own.get(a, Index(a)) for a in saved.axes)))
             for part, node in zip(part_names(equation.dtype), parts(value), strict=True):

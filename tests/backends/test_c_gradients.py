@@ -90,3 +90,21 @@ layer f(x[t, d], a[d], C[d]: complex) -> y[t, d]:
     assert outputs == {"d.x": "bf16", "d.a": "f32", "d.C": "f32"}
     forward = stages(saving(program, kept), storage={"x": "bf16", "a": "f32", "C": "f32"}, sizes={"t": 3, "d": 4})
     assert {a.name: a.storage for a in forward.arguments if a.role == "output"} == {"y": "f32", "h.saved": "f32"}
+
+
+WINDOWS = {
+    "before": "h = 0.75 * h[t-1] + tanh(sum[j](w * x[t-j]))\n    y = sum[j](w * h[t-j])",
+    "behind": "h = 0.75 * h[t+1] + tanh(sum[j](w * x[t+j]))\n    y = sum[j](w * h[t+j])",
+    "twice": "h = 0.75 * h[t-1] + sum[j](w * x[t-j])\n    g = sin(sum[j](w * h[t-j]))\n    y = sum[j](w * g[t-j])",
+    "further back": "h = 0.75 * h[t-1] + x\n    y = h * h[t-2] + h[t-4]",
+    "two, one of them further back": "h = 0.7 * g[t-2] + x\n    g = 0.7 * h[t-1] * x\n    y = h[t-3] * g[t-1] + g",
+    "of itself": "h = sum[j](0.2 * w * h[t - 1 - j]) + x\n    y = sum[j](w * h[t-j]) * h[t-2]",
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_over_what_the_same_step_makes(name: str) -> None:
+    """Entries of this very step are written before they are read, whatever loops there are before. What is rebuilt
+    and read further back than its recurrence looks was saved so far back, or goes through memory."""
+    text = f"layer f(x[b, t, d], w[j, d]) -> y[b, t, d]:\n    seq t\n    {WINDOWS[name]}\n"
+    agree(elaborate(module_from_text(text)), {"b": 2, "t": 37, "d": 5, "j": 3})
