@@ -191,19 +191,21 @@ def _gaps(bench: Bench, variant: Variant) -> Iterator[Finding]:
     step = _step(bench, variant, True)
     program = bench.derive(("mask step", id(variant)), lambda: passes.mask(step, (batch,) if batch else ()))
     for one in carried(bench, variant):
-        begun = one.case.sizes[time] // 2
+        begun = _begun_before(one, program)
         for label in masks(one.case.sizes[time] - begun):
             yield from _with_gaps(one, program, masked_inputs(one, program, label, batch), begun, label, batch)
+
+
+def _begun_before(one: Carried, program: Program) -> int:
+    """How many tokens came before what a Program with a state goes on with."""
+    return one.case.sizes[one.time] // 2 if any(t.name.endswith(STATES) for t in program.inputs) else 0
 
 
 def masked_inputs(one: Carried, program: Program, label: str, batch: str | None) -> Arrays:
     """The inputs of a masked Program that goes on in the middle of the sequence, if it takes a state: a position for
     each row, though all have come equally far."""
-    length, begun = one.case.sizes[one.time], 0
-    state: Arrays = {}
-    if any(t.name.endswith(STATES) for t in program.inputs):
-        begun = length // 2
-        state = one.state_after(one.stretch(0, begun), begun)
+    length, begun = one.case.sizes[one.time], _begun_before(one, program)
+    state = one.state_after(one.stretch(0, begun), begun) if begun else {}
     holds = masks(length - begun)[label]
     rows = [np.roll(holds, row) for row in range(one.case.sizes[batch])] if batch else [holds]
     given = {**one.stretch(begun, length), **state, f"{one.time}.valid": np.stack(rows) if batch else holds}

@@ -32,6 +32,15 @@ class Form:
     expected: Arrays
     spread: Mapping[str, float]
 
+    def spread_out(self, found: Mapping[str, Array]) -> Arrays:
+        """The outputs that are expected; what is the same for all documents, and has no axis of documents therefore,
+        for each of them."""
+        result = {name: found[name] for name in self.expected if name in found}
+        for name, value in result.items():
+            if value.ndim == self.expected[name].ndim - 1 and value.shape == self.expected[name].shape[1:]:
+                result[name] = np.broadcast_to(value, self.expected[name].shape)
+        return result
+
     def tolerance(self, name: str, storage: str) -> float:
         """As ``Case.tolerance``."""
         value = self.expected[name]

@@ -39,7 +39,7 @@ def _values(kind: str) -> Check:
                 tolerance = partial(form.tolerance, storage=bench.storage)
                 for way, found in bench.subject.forms(variant, form.program, form.inputs, kind == "reverse"):
                     label = ", ".join(filter(None, (variant.label, form.label, way)))
-                    yield from compare(label, found, form.expected, tolerance)
+                    yield from compare(label, form.spread_out(found), form.expected, tolerance)
 
     return check
 

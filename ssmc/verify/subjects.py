@@ -208,7 +208,10 @@ class Compiled:
     ) -> Iterator[tuple[str, Arrays]]:
         """As ``Derived.forms``, by calls."""
         inputs = self.inputs_of(program, given)
+        taken = {item.name for item in self.layer.signature.inputs} | {s.name for s in self.layer.signature.statics}
         for options in spellings(program, given):
+            if taken & options.keys():  # there the name means something else
+                continue
             label = ", ".join(name for name in ("cu_seqlens", "seq_idx", "position_ids") if name in options)
             made = self.formed(variant, program, inputs, options | ({"reverse": True} if backwards else {}))
             yield label, self.arrays(made)

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def shared(table: Conformance, parts: list[Part], jobs: int) -> list[list[Row]]:
-    """The rows of every part. This process and ``jobs - 1`` others each take the next that nobody has taken; the
-    first is this one's, which is at work while the others start."""
+    """The rows of every part. ``jobs`` processes each take the next that nobody has taken; this one finds out the
+    first, which is no machine code, and then has another at work in its place."""
     found: dict[Part, list[Row]] = {}
     failures: list[BaseException] = []
     waiting = deque(parts)
-    own = [waiting.popleft()] if waiting else []
+    own = waiting.popleft() if waiting and not waiting[0].target else None
 
     def others() -> None:
         worker = _Worker(table.asked)
         try:
-            while waiting:
+            while waiting and not failures:
                 part = waiting.popleft()
                 found[part] = worker.rows(part)
         except IndexError:  # somebody took the last one in between
@@ -47,11 +47,9 @@ def shared(table: Conformance, parts: list[Part], jobs: int) -> list[list[Row]]:
     for thread in threads:
         thread.start()
     try:
-        while own and not failures:
-            found[own[0]] = table.rows(own[0])
-            own = [waiting.popleft()] if waiting else []
-    except IndexError:
-        pass
+        if own is not None:
+            found[own] = table.rows(own)
+        others()
     finally:
         waiting.clear()
         for thread in threads:

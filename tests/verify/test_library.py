@@ -1,0 +1,68 @@
+"""The table of the layers that come with ssmc: parts of it for small ones, and all of it for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import ssmc
+from ssmc import dsl
+from ssmc.verify import DOES_NOT_APPLY, HOLDS, verify
+
+# Some of what is asked of machine code: one kernel or two each.
+FEW = ("forward", "lengths", "step by step", "same bits", "huge strides", "packed", "padded", "backwards")
+
+
+def layers() -> Iterator[tuple[str, str]]:
+    for name in dsl.library_names():
+        for layer in dsl.load_module(name).layers:
+            yield name, layer
+
+
+def loaded(module: str, layer: str) -> ssmc.Layer:
+    """The layer with small static parameters where it has no others."""
+    source = dsl.load_module(module)
+    needed = {item.name for item in dsl.signature(source, layer).statics if item.default is None}
+    choice = next(iter(dsl.choices(source, source.layer(layer))))
+    return ssmc.load(module, layer, **{name: value for name, value in choice.statics.items() if name in needed})
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        ("affine_scan", "affine_scan"),
+        ("causal_conv1d", "causal_conv1d"),
+        ("norms", "rms_norm"),
+        ("shift_ssm", "shift_ssm"),
+        ("yoso", "yoso_codes"),
+    ],
+)
+def test_equations(module: str, layer: str) -> None:
+    found = verify(loaded(module, layer), [])
+    assert found.ok, str(found)
+    assert sum(row.verdict == HOLDS for row in found.rows) >= 4
+
+
+@pytest.mark.parametrize(("storage", "only"), [("f32", FEW), ("f64", ("gradient, packed",)), ("bf16", ("forward",))])
+def test_machine_code(storage: str, only: tuple[str, ...]) -> None:
+    found = verify(loaded("affine_scan", "affine_scan"), ["c"], [storage], only=only)
+    assert found.ok, str(found)
+    rows = [row for row in found.rows if row.subject.startswith("c, ")]
+    assert [row.name for row in rows] and all(row.verdict == HOLDS for row in rows), str(found)
+
+
+def test_what_is_not_lowered() -> None:
+    """A layer without machine code: the table says so once, and the equations are looked at all the same."""
+    found = verify(loaded("yoso", "yoso_sampled"), ["c"], ["f32"], only=["prepared", "forward", "gradient"])
+    assert found.ok, str(found)
+    (row,) = [row for row in found.rows if row.subject == "c, float32"]
+    assert row.verdict == DOES_NOT_APPLY and row.note
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("module", "layer"), list(layers()))
+def test_the_whole_table(module: str, layer: str) -> None:
+    found = verify(loaded(module, layer))
+    assert found.ok, str(found)
