@@ -146,7 +146,7 @@ class _Author(Expressions):
             kinds += [self._mutual] * allowed.mutual + [self._contracting] * allowed.contracting
         kinds += [self._band] * allowed.bands + [self._transform] * allowed.transforms
         kinds += [self._equal_codes] * allowed.equal_codes + [self._integer] * allowed.integers
-        kinds += [self._sorted, self._hadamard] * allowed.sorting + [self._affine] * allowed.affine_reads
+        kinds += [self._sorted, self._hadamard] * allowed.sorting + [self._affine, self._affine] * allowed.affine_reads
         kinds += [self._history_of_itself] * (allowed.histories and allowed.unbounded)
         kinds += [self._bent] * allowed.histories + [self._window_of_itself] * (allowed.histories and allowed.windows)
         kinds += [self._several] * allowed.several + [self._singular] * allowed.singular

@@ -1,7 +1,9 @@
-"""Program → Program: take folds that do not depend on a recurrence out of its equations.
+"""Program → Program: take folds that do not depend on a recurrence out of its equations, and out of extensions.
 
     g = sigmoid(sum[e](V * x) + sum[k](W * h[t-1, d=k]))
   = g.1 = sum[e](V * x);  g = sigmoid(g.1 + sum[k](W * h[t-1, d=k]))
+
+    h[t<0] = max[d](c)  =  h.before.1 = max[d](c);  h[t<0] = h.before.1
 
 Precondition: the fold reads nothing of the recurrence and no index bound around it. The equation it
 becomes can run for all steps at once; whether it does is the plan's decision.
@@ -32,6 +34,7 @@ from ssmc.ir import (
 def lift(program: Program) -> Program:
     """The Program with such folds as equations of their own; unchanged where there are none."""
     members = {name: set(loop.equations()) for loop in dependence(program).recurrences for name in loop.equations()}
+    program = _without_folds_outside(program)
     if not members:
         return program
     equations: list[Equation] = []
@@ -43,7 +46,34 @@ def lift(program: Program) -> Program:
     return replace(program, equations=tuple(equations))
 
 
+def _without_folds_outside(program: Program) -> Program:
+    """Extensions whose folds are equations of their own, where they read what does not depend on the extension."""
+    equations, extensions = list(program.equations), []
+    for extension in program.extensions:
+        tensor = program.tensors()[extension.tensor]
+        axes = tuple(axis for axis in tensor.axes if axis != extension.axis)
+        outside = Equation(f"{tensor.name}.{extension.side}", axes, tensor.dtype, extension.expr, extension.span)
+        outside, lifted = _lift(program, outside, _following(program, tensor.name))
+        extensions.append(replace(extension, expr=outside.expr))
+        equations = [*lifted, *equations]
+    return replace(program, equations=tuple(equations), extensions=tuple(extensions))
+
+
+def _following(program: Program, name: str) -> set[str]:
+    """A tensor and all that follow from it."""
+    uses = {e.name: {n.tensor for n in walk(e.expr) if isinstance(n, Read)} for e in program.equations}
+    for extension in program.extensions:
+        read = {n.tensor for n in walk(extension.expr) if isinstance(n, Read)}
+        for used in uses.values():
+            used |= read if extension.tensor in used else set()
+    found = {name}
+    while more := {reader for reader, used in uses.items() if used & found} - found:
+        found |= more
+    return found
+
+
 def _lift(program: Program, equation: Equation, members: set[str]) -> tuple[Equation, list[Equation]]:
+    """The equation without folds that read none of ``members``, and these."""
     found: list[Equation] = []
     tensors = program.tensors()
 

@@ -121,10 +121,10 @@ class Ranges:
                 return True
             case Const(value=value):
                 return int(value.real) >= 0
-            case Op(op="mod", args=(_, Size() | Const())):
-                return True
-            case Op(op="floordiv", args=(a, Size() | Const())):
-                return self.not_below(a)
+            case Op(op="mod", args=(_, Size() | Const() as by)):
+                return self.not_below(by)
+            case Op(op="floordiv", args=(a, Size() | Const() as by)):
+                return self.not_below(a) and self.not_below(by)
             case Op(op="add" | "mul", args=(a, b)) if self.not_below(a) and self.not_below(b):
                 return True
         form = self.form(expr)

@@ -59,6 +59,7 @@ class Reading:
         self.extensions: dict[str, list[Expr]] = {}
         for item in program.extensions:
             self.extensions.setdefault(item.tensor, []).append(item.expr)
+        self._at_ends = self._closure({r.tensor for exprs in self.extensions.values() for e in exprs for r in reads(e)})
         self._cheap: dict[str, bool] = {}
         self.graph = networkx.DiGraph()
         self.graph.add_nodes_from(self.produced)
@@ -66,6 +67,15 @@ class Reading:
             made = (read.tensor for read in self.all_reads(equation) if read.tensor in self.produced)
             self.graph.add_edges_from((tensor, equation.name) for tensor in made)
         self.components = [frozenset(c) for c in networkx.strongly_connected_components(self.graph)]
+
+    def _closure(self, names: set[str]) -> set[str]:
+        """These tensors and those that they follow from."""
+        found: set[str] = set()
+        while names:
+            found |= names
+            below = {r.tensor for n in names if n in self.produced for r in reads(self.produced[n].expr)}
+            names = below - found
+        return found
 
     def depends_on_itself(self, name: str) -> bool:
         """Whether the equation is, or belongs to, a recurrence."""
@@ -136,6 +146,8 @@ class Reading:
             if isinstance(node, Op):
                 row = OPERATIONS[node.op]
                 flops += row.flops + 100 * row.exponentials
+            if isinstance(node, Read) and node.tensor in self.extensions and name in self._at_ends:
+                return False  # a copy that ends need: computed again there it would need those ends in turn
             if isinstance(node, Read) and node.tensor in self.produced:
                 if not self.is_identity(node) or not self.is_cheap(node.tensor):
                     return False

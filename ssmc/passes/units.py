@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ssmc.errors import Unsupported
-from ssmc.ir import Apply, Equation, Expr, Index, Op, Reduce, Transform, free_axes, walk
+from ssmc.ir import COMPLEX, Apply, Equation, Expr, Index, Op, Reduce, Transform, free_axes, type_of, walk
 
 from .reading import Reading, reads
 from .recompute import entry_of
@@ -138,6 +138,8 @@ def _refuse(reading: Reading, equation: Equation) -> None:
             raise no(f"the opaque function `{node.function}`", node)
         if not isinstance(node, Reduce):
             continue
+        if node.kind == "prod" and type_of(node.body, reading.tensors) is COMPLEX:
+            raise no("a product of complex values", node)
         long = [a for a in node.axes if reading.extents.varies(a) and reading.extents.is_time(a)]
         if node.condition is not None and _equal_codes(node):
             raise no("a sum over equal codes", node)

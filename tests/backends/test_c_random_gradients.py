@@ -15,6 +15,7 @@ from ssmc.passes import differentiable, grad
 from ssmc.verify.cases import SAFETY, UNIT, difference, largest
 from ssmc.verify.evaluate import disturbed
 from tests.backends.test_c_gradients import Both
+from tests.passes.test_grad import ALL_RULES, of_rule
 from tests.strategies import DIFFERENTIATED, extents, inputs_for, programs
 
 pytestmark = pytest.mark.usefixtures("threads_at_once")
@@ -67,7 +68,7 @@ def sampled(count: int, start: int, real: str) -> None:
 
 @pytest.mark.parametrize("real", ["f64", "f32"])
 def test_random_programs(real: str) -> None:
-    sampled(12, 0, real)
+    sampled(10, 0, real)
 
 
 @pytest.mark.slow
@@ -75,3 +76,11 @@ def test_random_programs(real: str) -> None:
 @pytest.mark.parametrize("start", range(1, 5))
 def test_many_random_programs(start: int, real: str) -> None:
     sampled(60, start, real)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_RULES)
+@pytest.mark.parametrize("length", [4, 35])
+def test_rules(name: str, length: int) -> None:
+    """Every rule of differentiation, across a chunk of what is rebuilt too."""
+    agree(of_rule(name), {"b": 2, "t": length, "d": 4, "u": length, "s0": length, "r": 3}, "f64")
