@@ -7,6 +7,7 @@ strides: all that is left to do is to fetch pointers.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class Call:
             numbers += strides[argument.name]
         self.meta = struct.pack(f"{len(numbers)}q", *numbers)
         self.pack = struct.Struct(f"{len(variant.arguments)}P").pack
+        if any(value.numel() == 0 for value in given):
+            self.pack = partial(_pack_somewhere, self.pack)
 
     def _buffer(self, axes: Sequence[str], storage: str) -> Buffer:
         shape = tuple(self.extents[axis] for axis in axes)
@@ -105,6 +108,16 @@ class Call:
         if self.entry(packed, self.meta, _threads()):
             raise ToolchainError(f"{self.spec.layer}: there is not enough memory for the working space of its kernels")
         return made
+
+
+# Tensors without elements have no address. Nothing is read there, but compilers load what is read under a condition
+# and drop it where that does not hold (gcc 12 so takes the masks off vector loads): this memory is for that.
+_SOMEWHERE = ctypes.create_string_buffer(1 << 20)
+_MIDDLE = ctypes.addressof(_SOMEWHERE) + (1 << 19)
+
+
+def _pack_somewhere(pack: Callable[..., bytes], *pointers: int) -> bytes:
+    return pack(*(pointer or _MIDDLE for pointer in pointers))
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

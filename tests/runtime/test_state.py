@@ -156,3 +156,14 @@ def test_state_is_a_flat_named_tuple() -> None:
     assert torch.equal(torch.load(buffer, weights_only=True)["h"], state["h"])
     with pytest.raises(UserError, match="2 names and 1"):
         State(["a", "b"], [values[0]])
+
+
+def test_a_piece_without_tokens_hands_its_initial_state_on() -> None:
+    """Whole numbers, too, which are read before the start of a sequence that has no address."""
+    op = ssmc.load("causal_conv1d")
+    x, w, x0 = torch.randn(2, 6, 5), torch.randn(5, 5), torch.randn(2, 3, 5)
+    document = torch.tensor([[0, 0, 1, 1, 1, 2]] * 2)
+    whole = op(x, w, x0=x0, seq_idx=document)
+    _, state = op(x[:, :0], w, x0=x0, seq_idx=document[:, :0].clone(), return_state=True)
+    later, _ = op(x, w, seq_idx=document, state=state, return_state=True)
+    torch.testing.assert_close(later, whole)
