@@ -241,7 +241,7 @@ class GroupEmitter:
     def each_vector(self) -> str:
         """The head of a loop over whole vectors of lanes."""
         self.x.needed |= {"SSMC_VECTOR_LANES", "ssmc_vector"}
-        return f"for (int64_t o = 0; o < {self.vector}; o += SSMC_VECTOR_LANES)"
+        return "for (int64_t o = 0; o < w; o += SSMC_VECTOR_LANES)"
 
     def whole(self, group: Group, section: str) -> bool:
         """Whether the lanes of a group are spelled as whole vectors."""

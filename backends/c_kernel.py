@@ -28,9 +28,10 @@ from .writer import Names, Writer
 
 _SMALL_WORK = 32768  # numbers below which a second thread costs more than it gains
 _TIME_BLOCK = 256  # steps that are one point of the grid where steps do not depend on each other
-_VISIT = 512  # numbers of a row that one visit to a block of lanes reads: with those asked for ahead, they stay in L1
-_BAND = 16  # blocks that a thread walks through time together, at most
-_ENOUGH_BANDS = 8  # so many bands keep threads evenly busy
+_VISIT = 2048  # bytes of a column that one visit to a block of lanes reads: with those asked for ahead, they stay in L1
+_BAND = 20  # blocks that a thread walks through time together, at most
+_BAND_LANES = 1280  # lanes of such blocks, at most: rows of a page and more, which the machine asks for ahead by itself
+_ENOUGH_BANDS = 8  # so many bands for each thread keep all of them evenly busy
 _STACK_BYTES = 256 * 1024
 _MUCH = 4 << 20  # bytes of a tensor that are not written to the caches: more than a core keeps
 
@@ -341,21 +342,27 @@ class KernelEmitter:
         self.out.line(f"const int stream = {' && '.join(terms)};")
 
     def _bands(self, others: list[str]) -> None:
-        """How many blocks of lanes a thread walks together: many, unless that leaves too few bands. This
-        follows from sizes only, so that results do not depend on the number of threads."""
+        """How many blocks of lanes a thread walks together: many, unless threads would get unequal shares. Where
+        bands are summed, how many follows from sizes only: results do not depend on the number of threads."""
         if not self.kernel.lane:
             return
         if self.kernel.sums:  # a band is a group of lanes whose sum is one part
             self.out.line(
                 f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};"
             )
-            self.out.line(f"const int64_t band = {LANE_GROUP // self.vector}, bands = (blocks + band - 1) / band;")
+            self.out.line(f"const int64_t band = {self._most_blocks()}, bands = (blocks + band - 1) / band;")
             return
         out, rest = self.out, " * ".join(others) or "1"
         out.line(f"const int64_t blocks = ({self.x.size(self.kernel.lane)} + {self.vector - 1}) / {self.vector};")
-        out.line(f"int64_t band = {_BAND};")
-        out.line(f"while (band > 1 && {rest} * ((blocks + band - 1) / band) < {_ENOUGH_BANDS}) band /= 2;")
-        out.line("const int64_t bands = (blocks + band - 1) / band;")
+        most = self._most_blocks()
+        out.line(f"int64_t bands = blocks > {most} ? (blocks + {most - 1}) / {most} : 1;")
+        uneven = f"{rest} * bands % threads != 0 && {rest} * bands < {_ENOUGH_BANDS} * threads"
+        out.line(f"while (threads > 1 && bands < blocks && {uneven}) ++bands;")
+        out.line("const int64_t band = blocks > bands ? (blocks + bands - 1) / bands : 1;")
+        out.line("bands = (blocks + band - 1) / band;")
+
+    def _most_blocks(self) -> int:
+        return LANE_GROUP // self.vector if self.kernel.sums else min(_BAND, max(1, _BAND_LANES // self.vector))
 
     def _parallel(self, points: list[tuple[str, str]]) -> None:
         if not points:
@@ -380,11 +387,7 @@ class KernelEmitter:
         if self.kernel.lane:
             self.out.line("const int64_t first = number * band;")
             self.out.line("const int64_t mine = blocks - first < band ? blocks - first : band;")
-            self._with_kept(
-                LANE_GROUP // self.vector if self.kernel.sums else _BAND,
-                "mine",
-                "for (int64_t block = 0; block < mine; ++block)",
-            )
+            self._with_kept(self._most_blocks(), "mine", "for (int64_t block = 0; block < mine; ++block)")
         else:
             self._with_kept(1, "1", "")
 
@@ -425,8 +428,7 @@ class KernelEmitter:
         if k.before or k.rings:
             self._calls("before", each)
         if k.time:
-            steps = k.chunk or (k.tile.steps if k.tile else max(8, _VISIT // self.vector))
-            self.steps = steps
+            self.steps = steps = k.chunk or (k.tile.steps if k.tile else max(8, _VISIT // self._row_bytes()))
             upwards = f"for (int64_t begin = start; begin < stop; begin += {steps})"
             last = f"start + (stop - start - 1) / {steps} * {steps}"
             down = f"for (int64_t begin = {last}; begin >= start; begin -= {steps})"
@@ -469,6 +471,11 @@ class KernelEmitter:
             out.line(f"if (unit && left >= {self.vector}) failed |= {head}{stream}, {lane}, {self.vector}, 1);")
             out.line(f"else if (unit) failed |= {head}{no}, {lane}, left, 1);")
             out.line(f"else failed |= {head}{no}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
+
+    def _row_bytes(self) -> int:
+        """What a step reads or writes of the widest tensor along time and lanes, in a block."""
+        rows = (t for t in self.kernel.tensors if {self.kernel.time, self.kernel.lane} <= set(self.tensors[t].axes))
+        return self.vector * max((BYTES[self.storage[t]] for t in rows), default=BYTES[self.x.precision])
 
     def _next_visit(self) -> None:
         """How far in time and lanes the block lies that is visited next: beside this one, or at the next chunk."""

@@ -39,7 +39,7 @@ from .scalarise import Scalariser
 from .tile import tile
 from .writes import writes
 
-_WIDER = 4
+_WIDER = 8
 
 
 def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: frozenset[str] = frozenset()) -> Loops:
