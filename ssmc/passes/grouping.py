@@ -30,6 +30,8 @@ def grouped(reading: Reading, units: list[Unit]) -> list[Unit]:
         first = max((home[n] for n in needs if n in home), default=0)
         place = _final_home(reading, unit, home, groups)
         if place is None:
+            for name in unit.names & reading.snapshots.keys():
+                del reading.snapshots[name]  # its recurrence's kernel cannot save it: it reads what that one stored
             for place in range(first, len(groups)):
                 if (merged := _merged(reading, groups[place], unit)) is not None:
                     groups[place] = merged
@@ -48,7 +50,9 @@ def _final_home(reading: Reading, unit: Unit, home: dict[str, int], groups: list
     that is all it does."""
     places = set()
     for equation in unit.equations:
-        for read in reading.reads_made(equation):
+        # What stands for a recurrence before its first step is among its carried values when a snapshot is taken.
+        made = reads(equation.expr) if equation.name in reading.snapshots else reading.reads_made(equation)
+        for read in made:
             if read.tensor not in home or reading.is_cheap(read.tensor):
                 continue
             group = groups[home[read.tensor]]

@@ -108,3 +108,38 @@ def test_windows_over_what_the_same_step_makes(name: str) -> None:
     and read further back than its recurrence looks was saved so far back, or goes through memory."""
     text = f"layer f(x[b, t, d], w[j, d]) -> y[b, t, d]:\n    seq t\n    {WINDOWS[name]}\n"
     agree(elaborate(module_from_text(text)), {"b": 2, "t": 37, "d": 5, "j": 3})
+
+
+STARTS = {
+    "a fold": "h0[b, d] = sum[e](c * w)\n    h[t<0] = h0",
+    "folds of folds": "s = sum[e](exp(c))\n    h0[b, d] = sum[e](c * w * s)\n    h[t<0] = tanh(h0)",
+}
+
+
+@pytest.mark.parametrize("length", [1, 37, 70])
+@pytest.mark.parametrize("name", STARTS)
+def test_recurrences_that_start_from_what_kernels_make(name: str, length: int) -> None:
+    """What is saved at the starts of chunks is carried there, the start included: the recurrence is not stored."""
+    text = f"""layer f(x[b, t], w[d], c[e]) -> y[b, t]:
+    seq t
+    h[b, t, d] = 0.5 * h[t-1] + x
+    {STARTS[name]}
+    y = sum[d](h * w)
+"""
+    program, sizes = elaborate(module_from_text(text)), {"b": 2, "t": length, "d": 5, "e": 3}
+    agree(program, sizes)
+    plan = stages(saving(program, kept_values(grad(program))), sizes=sizes).plan
+    assert ("h.saved",) in [kernel.snapshots for kernel in plan.kernels] and "h" not in plan.workspaces
+
+
+def test_what_does_not_recur_is_saved_from_memory() -> None:
+    """Values at the starts of chunks that no kernel carries."""
+    text = "layer f(x[t, d]) -> y[t, d]:\n    seq t\n    y = exp(x)\n    y[t<0] = 2\n"
+    program = elaborate(module_from_text(text))
+    program = saving(program, [Kept(program.tensors()["y"], "t", 1, "d")])
+    sizes = {"t": 70, "d": 5}
+    inputs = random_inputs(program, sizes, 0)
+    found, expected = CompiledProgram(program, sizes)(inputs), interpret(program, inputs)
+    assert found["y.saved"].shape == (3, 5)
+    for name, want in expected.items():
+        np.testing.assert_allclose(found[name], want, rtol=1e-12)
