@@ -3,8 +3,9 @@
 Two units share a kernel unless that
 
 * loses a parallel axis of either side, other than time under a recurrence and axes that the second
-  unit folds out of values the first one makes (that saves their trip through memory), or
-* repeats a reduction or recurrence along an axis that it does not have.
+  unit folds out of values the first one makes (that saves their trip through memory),
+* repeats a reduction or recurrence along an axis that it does not have, or
+* reads in its steps what the first one knows only after its last step.
 
 Units that read only what a recurrence is after its last step, or at the start of each chunk of time, join its
 kernel.
@@ -81,6 +82,8 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
     whole = group.names & (reading.sums.keys() | reading.tables.keys())
     if any(r.tensor in whole for e in unit.equations for r in reading.all_reads(e)):
         return None  # such a sum is complete only when its kernel is done
+    if _needs_later(reading, group, unit):
+        return None
     if _fills_outside_time(reading, merged):
         return None
     before, alone, after = parallel(reading, group), parallel(reading, unit), parallel(reading, merged)
@@ -92,6 +95,19 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
     if not set(before) - time - _folds_of(group, unit, merged) <= set(after):
         return None
     return None if any(_repeats(reading, e, after, time) for e in merged.equations) else merged
+
+
+def _needs_later(reading: Reading, group: Unit, unit: Unit) -> bool:
+    """Whether a step of the unit reads what the group knows only after its last step."""
+    sequence, late = set(reading.program.sequence_axes), set[str]()
+    for equation in group.equations:
+        if sequence & set(reading.axes_of(equation)) or equation.name in reading.snapshots:
+            continue
+        made = [r.tensor for r in reading.reads_made(equation) if r.tensor in group.names]
+        if any(name in late or sequence & set(reading.tensors[name].axes) for name in made):
+            late.add(equation.name)
+    steps = [e for e in unit.equations if sequence & set(reading.axes_of(e))]
+    return any(r.tensor in late for e in steps for r in reading.all_reads(e))
 
 
 def _fills_outside_time(reading: Reading, unit: Unit) -> bool:

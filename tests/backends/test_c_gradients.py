@@ -143,3 +143,22 @@ def test_what_does_not_recur_is_saved_from_memory() -> None:
     assert found["y.saved"].shape == (3, 5)
     for name, want in expected.items():
         np.testing.assert_allclose(found[name], want, rtol=1e-12)
+
+
+LATE = {
+    "the last state": "h[b, t, d] = 0.5 * h[t-1] + x\n    s[b, d] = h[t = #t - 1]\n    y = sum[d](h * s)",
+    "a start that is a last state": "h[b, t, d] = 0.5 * h[t-1] + x\n    s[b, d] = h[t = #t - 1] * w\n"
+    "    g[b, t, d] = 0.5 * g[t-1] + h\n    g[t<0] = s\n    y = sum[d](g * w)",
+    "a sum of states": "h[b, t, d] = 0.5 * h[t-1] + x\n    s[b, d] = sum[t](h)\n    y = sum[d](h * s * w)",
+    "a sum over tokens": "s[b, d] = sum[t](x * w)\n    h[b, t, d] = 0.5 * h[t-1] + s\n    y = sum[d](h * w) + x",
+    "a start that is a sum": "s[b, d] = sum[t](x * w)\n    h[b, t, d] = 0.5 * h[t-1] + x\n    h[t<0] = s\n"
+    "    y = sum[d](h * w)",
+}
+
+
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("name", LATE)
+def test_steps_that_read_what_is_known_after_the_last_step(name: str, length: int) -> None:
+    """Such steps are in a later kernel than those that the value follows from."""
+    text = f"layer f(x[b, t], w[d]) -> y[b, t]:\n    seq t\n    {LATE[name]}\n"
+    agree(elaborate(module_from_text(text)), {"b": 2, "t": length, "d": 5})
