@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ssmc.errors import Unsupported
@@ -34,8 +35,11 @@ def magnitude(g: Graph, a: Pair) -> Node:
 
 
 def exponential(g: Graph, a: Pair) -> Pair:
-    size = g.op("exp", a[0])
-    return g.op("mul", size, g.op("cos", a[1])), g.op("mul", size, g.op("sin", a[1]))
+    """0 for an infinite decay, whatever the angle: e^(dt·A) for a dt beyond all bounds turns infinitely far too."""
+    size, zero = g.op("exp", a[0]), g.const(0.0)
+    gone = g.op("eq", a[0], g.const(-math.inf), type=BOOL)
+    re, im = (g.select(gone, zero, g.op("mul", size, g.op(turn, a[1]))) for turn in ("cos", "sin"))
+    return re, im
 
 
 def logarithm(g: Graph, a: Pair) -> Pair:

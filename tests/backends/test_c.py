@@ -62,6 +62,19 @@ def test_every_plan_agrees(options: PlanOptions) -> None:
     check(program(SCAN), {"b": 2, "t": 66, "d": 37, "n": 8}, options=options)
 
 
+@pytest.mark.parametrize("real", ["f64", "f32"])
+def test_a_complex_exponential_of_an_infinite_decay_is_0(real: str) -> None:
+    """Whatever the angle, an infinite one or none included; of a finite decay that is no number, as interpreted."""
+    p = program("layer f(a[t, d], b[t, d]) -> y[t, d]: complex:\n    seq t\n    y = exp(complex(a, b)) * y[t-1] + 1\n")
+    ends = np.array([-np.inf, -np.inf, -np.inf, -np.inf, -1, -1, -200, -200])
+    turns = np.array([np.inf, -np.inf, np.nan, 2.0, np.inf, 2, np.nan, 2.0])
+    inputs = {"a": np.tile(ends, (3, 1)), "b": np.tile(turns, (3, 1))}
+    expected = interpret(p, inputs)["y"]
+    assert np.isfinite(expected[:, :4]).all() and np.isnan(expected[1:, 4]).all()
+    found = CompiledProgram(p, {"t": 3, "d": 8}, real)(inputs)["y"]
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE[real])
+
+
 def test_complex_states_in_tiles() -> None:
     text = """
 layer diagonal(u[t, d], A[d, n]: complex, C[d, n]: complex) -> y[t, d]:
