@@ -101,7 +101,7 @@ def test_source_distribution_builds_the_same_wheel(tree: Path, wheel: Path, tmp_
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         assert not any(member.issym() or member.islnk() for member in tar.getmembers())
-        tar.extractall(tmp_path, filter="data")
+        tar.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert (unpacked / "LICENSE").is_file() and (unpacked / "tests/test_packaging.py").is_file()
     (tmp_path / "again").mkdir()

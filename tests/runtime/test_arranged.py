@@ -17,7 +17,6 @@ from ssmc.errors import Unsupported, UserError
 from ssmc.runtime import Layer, State
 from tests.runtime.layers import mixed, scan_inputs
 
-pytestmark = pytest.mark.usefixtures("fast_compiler")
 Inputs = dict[str, Tensor]
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 import ssmc
 from tests.runtime.layers import scan_inputs
 
-pytestmark = pytest.mark.usefixtures("fast_compiler")
 LOW = torch.bfloat16
 
 

@@ -13,8 +13,6 @@ import ssmc
 from ssmc.runtime import Layer
 from tests.runtime.layers import scan_inputs
 
-pytestmark = pytest.mark.usefixtures("fast_compiler")
-
 
 def scan(seed: int = 0, length: int = 70) -> tuple[Layer, dict[str, Tensor]]:
     inputs = scan_inputs(length=length, seed=seed)

@@ -25,8 +25,6 @@ from ssmc.verify.inputs import draw_inputs
 from ssmc.verify.sizes import solve
 from tests.library_cases import COMPILED, Case
 
-pytestmark = pytest.mark.usefixtures("fast_compiler")
-
 LARGEST = 3  # extents, unless the layer requires more
 MOVING = [case for case in COMPILED if differentiable(case.program())[1]]
 STATED = [case for case in MOVING if case.name in ("yoso_expectation()", "yoso_attention(tau=3)")]

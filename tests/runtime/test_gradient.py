@@ -17,7 +17,6 @@ from ssmc.runtime import Layer, State
 from tests.runtime.layers import decay, mixed, scan_inputs
 from tests.runtime.test_operator import Block
 
-pytestmark = pytest.mark.usefixtures("fast_compiler")
 Step = Callable[..., Any]
 
 
