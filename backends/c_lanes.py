@@ -32,7 +32,7 @@ FUNCTIONS = frozenset(
         "maximum",
     }
 )
-SHORT = frozenset({"sigmoid", "silu", "sqrt"})  # with a form that is exact to fourteen bits
+SHORT = frozenset({"exp", "expm1", "sigmoid", "silu", "sqrt"})  # with a form that is exact to fourteen bits
 LINE = 64  # bytes of a line of memory
 _ROWS = frozenset({"f32", "bf16", "f16"})
 _HALVES = frozenset({"bf16", "f16"})

@@ -132,11 +132,20 @@ def test_short_forms_have_fourteen_bits(functions: Vectors, name: str) -> None:
     assert np.all(np.abs(y - r)[finite] <= 2.0**-13.5 * np.abs(r)[finite] + 3e-37)
     special = functions(f"{name}_short_vector", np.array([0, np.inf, -np.inf, np.nan], np.float32))
     expected = {
+        "exp": [1, np.inf, 0, np.nan],
+        "expm1": [0, np.inf, -1, np.nan],
         "sigmoid": [0.5, 1, 0, np.nan],
         "silu": [0, np.inf, np.nan, np.nan],
         "sqrt": [0, np.inf, np.nan, np.nan],
     }
     np.testing.assert_allclose(special, expected[name], rtol=1e-4)
+
+
+def test_short_decays_next_to_one_are_close(functions: Vectors) -> None:
+    """Where a state is kept for long, an error of the decay would be made at every step."""
+    x = -np.exp2(np.linspace(-20, -3, 20_001)).astype(np.float32)
+    error = np.abs(functions("exp_short_vector", x).astype(np.float64) - exact("exp", x))
+    assert np.all(error <= 2.0**-15 * -x.astype(np.float64) + 2.0**-23)
 
 
 @pytest.mark.parametrize("name", ["minimum", "maximum"])
