@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from ssmc.errors import InternalError
 from ssmc.ir import BOOL, INT, REAL, Program
-from ssmc.ir.loops import Kernel, Variable
+from ssmc.ir.loops import Kernel, Store, Variable
 from ssmc.ir.scalar import Node
 
-from .c_lanes import FUNCTIONS, SHORT, is_short
+from .c_lanes import FUNCTIONS, ROUGH, SHORT, is_short, multipliers
 from .writer import Names
 
 _INFIX = {
@@ -66,6 +66,7 @@ class Expressions:
         self.rings = {ring.tensor: ring for ring in kernel.rings}
         self.vectors = False  # whether lanes are spelled as whole vectors, from lane `o` on
         self.short = is_short(kernel, storage)
+        self.multipliers = multipliers(kernel) if self.short else frozenset()
         self.streamed: frozenset[str] = frozenset()  # tensors that are written past the caches if `stream`
         self.in_block = False  # inside a tile, where carried values are in registers
 
@@ -195,7 +196,10 @@ class Expressions:
         constant = [a.kind == "const" for a in node.args]
         if op in _BOUNDS and any(constant):
             return self._call(_BOUNDS[op], [args[constant.index(False)], args[constant.index(True)]], "vector")
-        op += "_short" if self.short and op in SHORT else ""
+        if self.short and op in ROUGH and node.number not in self.multipliers:
+            op += "_rough"
+        elif self.short and op in SHORT:
+            op += "_short"
         return self._call(op, [self.spread(a, t) for a, t in zip(node.args, args, strict=True)], "vector")
 
     def _call(self, function: str, args: list[str], type: str = "") -> str:
@@ -236,9 +240,7 @@ class Expressions:
             return self._call("spread", ["0"], "vector") if self.vectors and self.kernel.lane in node.axes else "0"
         text = self.element(tensor, part, [self.expr(a, section) for a in node.args])
         if self.vectors and self.kernel.lane in node.axes:
-            axis = next(
-                a for a, n in zip(self.tensors[tensor].axes, node.args, strict=True) if self.kernel.lane in n.axes
-            )
+            axis = self._lane_axis(tensor, node.args)
             return self._call(f"load_{self.row_type(tensor)}", [f"&{text}", *self._row(tensor, axis)], "vector")
         return self.widen(text, storage)
 
@@ -251,18 +253,25 @@ class Expressions:
         stride = self.stride(tensor, axis)
         return [f"2 * {stride}" if self.storage[tensor] == "c64" else stride, "w - o"]
 
-    def store(self, tensor: str, part: str, indices: list[str], node: Node, text: str) -> str:
-        """The statement that writes a value to an element, or to as many as there are lanes from `o` on."""
-        along = [a for a, i in zip(self.tensors[tensor].axes, indices, strict=True) if self.vectors and "+ o)" in i]
-        target = self.element(tensor, part, indices)
-        if along:
-            type, value, row = self.row_type(tensor), self.spread(node, text), self._row(tensor, along[0])
-            if tensor not in self.streamed:
-                return self._call(f"store_{type}", [f"&{target}", *row, value], "vector") + ";"
-            past = self._call(f"stream_{type}", [f"&{target}", "value"], "vector")
-            plain = self._call(f"store_{type}", [f"&{target}", *row, "value"], "vector")
-            return f"{{ const ssmc_vector value = {value}; if (stream) {past}; else {plain}; }}"
-        return f"{target} = {self.narrow(text, self.storage[tensor])};"
+    def _lane_axis(self, tensor: str, indices: tuple[Node, ...]) -> str:
+        """The axis of a tensor in memory along which lanes lie."""
+        axes = zip(self.tensors[tensor].axes, indices, strict=True)
+        return next(axis for axis, index in axes if self.kernel.lane in index.axes)
+
+    def store(self, statement: Store, section: str) -> str:
+        """The text of a statement that writes a value to an element, or to as many as there are lanes from `o` on."""
+        tensor, indices, node = statement.tensor, statement.indices, statement.node
+        text = self.expr(node, section)
+        target = self.element(tensor, statement.part, [self.expr(i, section) for i in indices])
+        if not self.vectors or not any(self.kernel.lane in i.axes for i in indices):
+            return f"{target} = {self.narrow(text, self.storage[tensor])};"
+        type, value = self.row_type(tensor), self.spread(node, text)
+        row = self._row(tensor, self._lane_axis(tensor, indices))
+        if tensor not in self.streamed:
+            return self._call(f"store_{type}", [f"&{target}", *row, value], "vector") + ";"
+        past = self._call(f"stream_{type}", [f"&{target}", "value"], "vector")
+        plain = self._call(f"store_{type}", [f"&{target}", *row, "value"], "vector")
+        return f"{{ const ssmc_vector value = {value}; if (stream) {past}; else {plain}; }}"
 
     def widen(self, text: str, storage: str) -> str:
         """A stored number as one that is computed with."""

@@ -263,12 +263,10 @@ class GroupEmitter:
                 self._accumulate(statement, section)
             case Store(tensor=tensor, part="im") if x.storage[tensor] not in COMPLEXES:
                 pass  # the adjoint of a real number that is used as a complex one is real
-            case Store(tensor=tensor, part=part, indices=indices, node=node, once=once):
-                places = [x.expr(i, section) for i in indices]
-                text = x.store(tensor, part, places, node, x.expr(node, section))
+            case Store(once=once):
                 guards = [f"{self.names.get('i', a)} == 0" for a in once]
                 guard = f"if ({' && '.join(guards)}) " if guards else ""
-                self.out.line(f"{guard}{text}")
+                self.out.line(f"{guard}{x.store(statement, section)}")
             case Add(tensor=tensor, part=part, indices=indices, condition=condition, node=node):
                 target = x.element(tensor, part, [x.expr(i, section) for i in indices])
                 self.out.line(f"if ({x.expr(condition, section)}) {target} += {x.expr(node, section)};")

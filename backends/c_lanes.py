@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ssmc.ir import REAL
-from ssmc.ir.loops import Accumulate, Add, Kernel, Let, Statement, Store, own_nodes
-from ssmc.ir.scalar import Node
+from ssmc.ir.loops import Accumulate, Add, Kernel, Let, RingSet, Statement, Store, own_nodes
+from ssmc.ir.scalar import Node, walk_nodes
 
 from .storage import BYTES
 
@@ -32,8 +32,11 @@ FUNCTIONS = frozenset(
         "maximum",
     }
 )
-SHORT = frozenset({"exp", "expm1", "sigmoid", "silu", "sqrt"})  # with a form that is exact to fourteen bits
+SHORT = frozenset({"exp", "expm1", "sigmoid", "silu"})  # with a form that has fourteen bits, of the distance from 1 too
+ROUGH = frozenset({"sigmoid", "silu", "sqrt"})  # with a form that has fourteen bits, and may exceed 1
 LINE = 64  # bytes of a line of memory
+_EXPONENTIALS = frozenset({"exp", "exp2", "expm1"})
+_ADDITIVE = frozenset({"add", "sub", "neg", "real"})
 _ROWS = frozenset({"f32", "bf16", "f16"})
 _HALVES = frozenset({"bf16", "f16"})
 _STORAGE = _ROWS | {"c64"}
@@ -71,8 +74,8 @@ def _is_row(kernel: Kernel, statement: Store, storage: Mapping[str, str], axes: 
 
 
 def is_short(kernel: Kernel, storage: Mapping[str, str]) -> bool:
-    """Whether every sequence of reals that the kernel reads or writes is stored in sixteen bits: functions that are
-    exact to fourteen bits then lose nothing."""
+    """Whether every sequence of reals that the kernel reads or writes is stored in sixteen bits: functions that have
+    fourteen then lose nothing."""
     found = set()
     for section, groups in kernel.sections.items():
         for statement in (s for g in groups for s in g.statements):
@@ -82,6 +85,41 @@ def is_short(kernel: Kernel, storage: Mapping[str, str]) -> bool:
             if isinstance(statement, Store) and any(kernel.time in i.axes for i in statement.indices):
                 found.add(storage[statement.tensor])
     return bool(found & _HALVES) and found <= _HALVES | {"i64", "i32", "b8"}
+
+
+def multipliers(kernel: Kernel) -> frozenset[int]:
+    """Numbers of the nodes that multiply a carried value on its way to the next step, and of all that they are made
+    of: an error there is made anew at every step, and a decay that exceeds 1 makes a state grow without end. The
+    factors of an exponent are left out: however wrong they are, relative to themselves, a decay stays below 1.
+    """
+    kept = (s.node for g in (*kernel.rebuild, *kernel.step) for s in g.statements if isinstance(s, RingSet))
+    carrying: set[int] = set()
+    found: set[int] = set()
+    for node in walk_nodes(tuple(kept)):
+        if node.kind in ("ring", "array") or any(a.number in carrying for a in node.args):
+            carrying.add(node.number)
+            if node.kind == "op" and node.name not in _ADDITIVE:
+                if node.name != "mul":
+                    found.add(node.number)
+                _mark([a for a in node.args if a.number not in carrying], found)
+    return frozenset(found)
+
+
+def _mark(nodes: list[Node], found: set[int]) -> None:
+    """Add these and all that they are made of, but for the factors of exponents."""
+    while nodes:
+        node = nodes.pop()
+        if node.number not in found:
+            found.add(node.number)
+            exponent = node.kind == "op" and node.name in _EXPONENTIALS
+            nodes.extend(a for f in _factors(node.args[0]) for a in f.args) if exponent else nodes.extend(node.args)
+
+
+def _factors(node: Node) -> list[Node]:
+    """What is multiplied to give a node."""
+    if node.kind == "op" and node.name in ("mul", "neg"):
+        return [f for a in node.args for f in _factors(a)]
+    return [node]
 
 
 def _fills_lines(kernel: Kernel, storage: str) -> bool:

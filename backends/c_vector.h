@@ -298,8 +298,8 @@ SSMC_INLINE ssmc_vector ssmc_rsqrt_vector(ssmc_vector x) {
 #endif
 }
 
-/* to fourteen bits; see ssmc_sigmoid_short_vector */
-SSMC_INLINE ssmc_vector ssmc_sqrt_short_vector(ssmc_vector x) {
+/* as it is estimated; see ssmc_sigmoid_rough_vector */
+SSMC_INLINE ssmc_vector ssmc_sqrt_rough_vector(ssmc_vector x) {
 #if defined(SSMC_AVX512)
     ssmc_vector root = x * (ssmc_vector)_mm512_rsqrt14_ps((__m512)x);
     __mmask16 itself = _mm512_fpclass_ps_mask((__m512)x, 0x0e);
@@ -426,10 +426,11 @@ SSMC_INLINE ssmc_vector ssmc_silu_vector(ssmc_vector x) {
     return x * ssmc_sigmoid_vector(x);
 }
 
-/* The same to fourteen bits, for kernels whose sequences are stored in sixteen: 2^t by degree 4, and 1 / x as it is
-   estimated. */
+/* The same for kernels whose sequences are stored in sixteen bits: 2^t by degree 4. The short forms are right to
+   fourteen bits of their distance from 1 too, and never beyond it. In the rough ones 1 / x is as it is estimated. */
 
-SSMC_INLINE ssmc_vector ssmc_sigmoid_short_vector(ssmc_vector x) {
+/* 1 + e^-x */
+SSMC_INLINE ssmc_vector ssmc_sigmoid_below_vector(ssmc_vector x) {
 #if defined(SSMC_AVX512)
     ssmc_vector t = x * -SSMC_LOG2E;
     ssmc_vector f = (ssmc_vector)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
@@ -437,15 +438,30 @@ SSMC_INLINE ssmc_vector ssmc_sigmoid_short_vector(ssmc_vector x) {
     p = p * f + 0.24137963f;
     p = p * f + 0.69303215f;
     p = p * f + 1.0f;
-    p = 1.0f + (ssmc_vector)_mm512_scalef_ps((__m512)p, (__m512)t);
-    return (ssmc_vector)_mm512_rcp14_ps((__m512)p);
+    return 1.0f + (ssmc_vector)_mm512_scalef_ps((__m512)p, (__m512)t);
 #else
-    return ssmc_sigmoid_vector(x);
+    return 1.0f + ssmc_exp_minus_vector(x);
 #endif
+}
+
+SSMC_INLINE ssmc_vector ssmc_sigmoid_short_vector(ssmc_vector x) {
+    return ssmc_reciprocal_vector(ssmc_sigmoid_below_vector(x));
 }
 
 SSMC_INLINE ssmc_vector ssmc_silu_short_vector(ssmc_vector x) {
     return x * ssmc_sigmoid_short_vector(x);
+}
+
+SSMC_INLINE ssmc_vector ssmc_sigmoid_rough_vector(ssmc_vector x) {
+#if defined(SSMC_AVX512)
+    return (ssmc_vector)_mm512_rcp14_ps((__m512)ssmc_sigmoid_below_vector(x));
+#else
+    return ssmc_sigmoid_short_vector(x);
+#endif
+}
+
+SSMC_INLINE ssmc_vector ssmc_silu_rough_vector(ssmc_vector x) {
+    return x * ssmc_sigmoid_rough_vector(x);
 }
 
 /* The rest e^f - 1 is right to fourteen bits of itself, so that a decay next to 1 is closer by far. */

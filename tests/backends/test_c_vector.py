@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssmc import compile
 from ssmc.backends import c_lanes, c_math, toolchain
 from tests.backends.test_c_math import GRID, SPECIAL, Array, Functions, exact, ulps
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 NORMAL = 1.1754944e-38
 ONE_ARGUMENT = sorted(c_lanes.FUNCTIONS - {"minimum", "maximum"})
+FOURTEEN_BITS = sorted([*(f"{name}_short" for name in c_lanes.SHORT), *(f"{name}_rough" for name in c_lanes.ROUGH)])
 BOUNDS = ("minimum", "maximum", "at_least", "at_most")
 BUILDS = {
     "native": (),
@@ -34,7 +36,7 @@ def loop(name: str, inside: str, source: str = "float", target: str = "float") -
 
 def text() -> str:
     """Every function over arrays; conversions of storage; rows a stride apart."""
-    names = [f"{name}_vector" for name in ONE_ARGUMENT] + [f"{name}_short_vector" for name in c_lanes.SHORT]
+    names = [f"{name}_vector" for name in (*ONE_ARGUMENT, *FOURTEEN_BITS)]
     moves = [f"{verb}_{kind}_vector" for verb in ("load", "store", "stream") for kind in ("f32", "bf16", "f16")]
     parts = [c_math.prelude([*names, *moves, "within_vector", *(f"{name}_vector" for name in BOUNDS)])]
     load = "ssmc_load_f32_vector(a + i, 1, w)"
@@ -121,16 +123,17 @@ def test_silu_relative_to_the_argument(functions: Vectors) -> None:
     assert error.max() * 2**24 <= 3
 
 
-@pytest.mark.parametrize("name", sorted(c_lanes.SHORT))
-def test_short_forms_have_fourteen_bits(functions: Vectors, name: str) -> None:
+@pytest.mark.parametrize("form", FOURTEEN_BITS)
+def test_forms_for_storage_in_sixteen_bits_have_fourteen(functions: Vectors, form: str) -> None:
+    name = form.partition("_")[0]
     x = GRID if name != "sqrt" else GRID[~(np.abs(GRID) < NORMAL)]
-    y, r = functions(f"{name}_short_vector", x).astype(np.float64), wanted(name, x)
+    y, r = functions(f"{form}_vector", x).astype(np.float64), wanted(name, x)
     assert np.array_equal(np.isnan(y), np.isnan(r)) and np.array_equal(
         np.isposinf(y), np.isposinf(r.astype(np.float32))
     )
     finite = np.isfinite(r) & np.isfinite(y)
     assert np.all(np.abs(y - r)[finite] <= 2.0**-13.5 * np.abs(r)[finite] + 3e-37)
-    special = functions(f"{name}_short_vector", np.array([0, np.inf, -np.inf, np.nan], np.float32))
+    special = functions(f"{form}_vector", np.array([0, np.inf, -np.inf, np.nan], np.float32))
     expected = {
         "exp": [1, np.inf, 0, np.nan],
         "expm1": [0, np.inf, -1, np.nan],
@@ -142,10 +145,34 @@ def test_short_forms_have_fourteen_bits(functions: Vectors, name: str) -> None:
 
 
 def test_short_decays_next_to_one_are_close(functions: Vectors) -> None:
-    """Where a state is kept for long, an error of the decay would be made at every step."""
+    """Where a state is kept for long, an error of the decay would be made at every step, and one beyond 1 grows."""
     x = -np.exp2(np.linspace(-20, -3, 20_001)).astype(np.float32)
-    error = np.abs(functions("exp_short_vector", x).astype(np.float64) - exact("exp", x))
-    assert np.all(error <= 2.0**-15 * -x.astype(np.float64) + 2.0**-23)
+    y = functions("exp_short_vector", x).astype(np.float64)
+    assert np.all(np.abs(y - exact("exp", x)) <= 2.0**-15 * -x.astype(np.float64) + 2.0**-23) and y.max() <= 1
+    x = np.linspace(0, 88, 20_001).astype(np.float32)
+    y = functions("sigmoid_short_vector", x).astype(np.float64)
+    assert np.all(np.abs(y - exact("sigmoid", x)) <= 2.0**-13.5 * np.exp(-x.astype(np.float64)) + 2.0**-23)
+    assert y.max() <= 1
+
+
+DECAYS = {
+    "a gate": ("sigmoid(r) * h[t-1] + silu(g)", {"sigmoid_short", "silu_rough"}, {"sigmoid_rough", "silu_short"}),
+    "a factor of an exponent": ("exp(-sigmoid(r)) * h[t-1] + g", {"exp_short", "sigmoid_rough"}, {"sigmoid_short"}),
+    "a part of an exponent": ("exp(-sigmoid(r) - 1) * h[t-1] + g", {"exp_short", "sigmoid_short"}, {"sigmoid_rough"}),
+    "inside a gate": ("sigmoid(g + sigmoid(r)) * h[t-1] + g", {"sigmoid_short"}, {"sigmoid_rough"}),
+    "two gates": ("sigmoid(g) * (sigmoid(r) * h[t-1] + g) + g", {"sigmoid_short"}, {"sigmoid_rough"}),
+    "a gate of the past": ("sigmoid(h[t-1]) * h[t-1] + silu(g)", {"sigmoid_short", "silu_rough"}, {"sigmoid_rough"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("equation, there, absent", DECAYS.values(), ids=DECAYS)
+def test_what_is_carried_is_never_multiplied_roughly(equation: str, there: set[str], absent: set[str]) -> None:
+    """Only what is added, and factors of exponents, may be off by an estimate's error in either direction."""
+    layer = compile(f"layer f(r[b, t, d], g[b, t, d]) -> h[b, t, d]:\n    seq t\n    h = {equation}\n")
+    layer(*torch.zeros(2, 1, 4, 16, dtype=torch.bfloat16).unbind())
+    kernel = layer.source.read_text().partition("struct k0_kept")[2]
+    found = {form for form in FOURTEEN_BITS if f"ssmc_{form}_vector(" in kernel}
+    assert there <= found and not absent & found
 
 
 @pytest.mark.parametrize("name", ["minimum", "maximum"])
