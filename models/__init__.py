@@ -1,1 +1,56 @@
-"""Complete models built from compiled layers."""
+"""Complete models built from compiled layers.
+
+Each name is loaded when it is first used: they stand on transformers (``pip install ssmc[models]``).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ssmc.errors import UserError
+
+if TYPE_CHECKING:
+    from .cache import LayerCache, Snapshot, StateCache
+    from .mamba import MambaForCausalLM, MambaModel
+    from .mamba_mixer import MixerLayers, mamba_mixer
+
+_HOME = {
+    "LayerCache": "cache",
+    "Snapshot": "cache",
+    "StateCache": "cache",
+    "MambaForCausalLM": "mamba",
+    "MambaModel": "mamba",
+    "MixerLayers": "mamba_mixer",
+    "mamba_mixer": "mamba_mixer",
+}
+
+__all__ = [
+    "LayerCache",
+    "MambaForCausalLM",
+    "MambaModel",
+    "MixerLayers",
+    "Snapshot",
+    "StateCache",
+    "mamba_mixer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ssmc.models' has no attribute {name!r}")
+    if find_spec("transformers") is None:
+        raise UserError(
+            f"ssmc.models.{name} stands on transformers, which is not installed",
+            expected="transformers 5.17 or later",
+            hint="pip install 'ssmc[models]'",
+        )
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,310 @@
+"""Mamba. Gu and Dao 2023: a stack of mixers, each behind a normalisation and beside a residual.
+
+The configuration, the parameters' names and the arguments are those of transformers' Mamba: its checkpoints load as
+they are, and its users find what they know.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MambaConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ssmc.errors import UserError
+
+from .cache import LayerCache, StateCache, chosen_cache, new_columns
+from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
+from .linear import project
+from .mamba_mixer import MixerLayers, mamba_mixer
+from .norms import RMSNorm
+from .sequences import packing
+
+mixer_layers = lru_cache(maxsize=None)(MixerLayers)
+"""The compiled layers for an activation; all mixers with that activation call the same ones."""
+
+
+def check_config(config: MambaConfig) -> None:
+    """Raise UserError for a configuration that no model is made of."""
+    for name in ("vocab_size", "hidden_size", "state_size", "conv_kernel", "intermediate_size", "time_step_rank"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"MambaConfig: `{name}` is {value!r}", expected="a positive int")
+    if config.hidden_act not in ACT2FN:
+        raise UserError(f"MambaConfig: `hidden_act` is {config.hidden_act!r}", expected="a name in ACT2FN, like 'silu'")
+    if config.time_step_init_scheme not in ("random", "constant"):
+        raise UserError(
+            f"MambaConfig: `time_step_init_scheme` is {config.time_step_init_scheme!r}",
+            expected="'random' or 'constant'",
+        )
+    if not 0 < config.time_step_min <= config.time_step_max or config.time_step_floor <= 0:
+        raise UserError(
+            f"MambaConfig: time steps from {config.time_step_min} to {config.time_step_max}, at least "
+            f"{config.time_step_floor}",
+            expected="0 < time_step_min <= time_step_max and 0 < time_step_floor",
+        )
+    for name in ("is_encoder_decoder", "add_cross_attention", "output_attentions"):
+        if getattr(config, name, False):
+            raise UserError(f"MambaConfig: `{name}` is set", hint=f"Mamba has no attention: leave out `{name}`")
+
+
+class MambaMixer(nn.Module):
+    """The mixer, ``mamba_mixer``, with its parameters."""
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        width, rank = config.intermediate_size, int(config.time_step_rank)
+        self.in_proj = nn.Linear(config.hidden_size, 2 * width, bias=config.use_bias)
+        self.conv1d = nn.Conv1d(width, width, config.conv_kernel, groups=width, bias=config.use_conv_bias)
+        self.x_proj = nn.Linear(width, rank + 2 * config.state_size, bias=False)
+        self.dt_proj = nn.Linear(rank, width, bias=True)
+        self.A_log = nn.Parameter(torch.empty(width, config.state_size))
+        self.D = nn.Parameter(torch.empty(width))
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=config.use_bias)
+        self.layers = mixer_layers(config.hidden_act)
+
+    def forward(self, hidden: Tensor, entry: LayerCache | None, sequences: dict[str, Tensor]) -> Tensor:
+        return mamba_mixer(self, self.layers, hidden, entry, sequences)
+
+
+class MambaBlock(GradientCheckpointingLayer):
+    """``x + mixer(norm(x))``."""
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        self.residual_in_fp32 = config.residual_in_fp32
+        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.mixer = MambaMixer(config)
+
+    def forward(self, hidden: Tensor, entry: LayerCache | None, sequences: dict[str, Tensor]) -> Tensor:
+        """(batch, length, hidden_size) → the same; the residual stays in float32 if the configuration says so."""
+        mixed = self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
+        if self.residual_in_fp32:
+            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return hidden + mixed
+
+
+class MambaPreTrainedModel(PreTrainedModel):
+    """What both models share: how parameters are named, loaded and drawn."""
+
+    config: MambaConfig
+    config_class = MambaConfig
+    base_model_prefix = "backbone"
+    _no_split_modules = ["MambaBlock"]
+    supports_gradient_checkpointing = True
+    _is_stateful = False  # a StateCache can be cropped, so that assisted decoding works
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the paper's authors draw them: embeddings normal with ``initializer_range``, linear maps and the
+        convolution uniform up to one over the root of their inputs, biases zero, the last map of a mixer smaller by
+        the root of the number of layers if ``rescale_prenorm_residual``; Δ, A and D by section 3.6."""
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            _uniform(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, MambaMixer):
+            self._init_mixer(module)
+
+    def _init_mixer(self, module: MambaMixer) -> None:
+        """Steps log-uniform from time_step_min to time_step_max and at least time_step_floor; A = -(1, 2, …, N)."""
+        config = self.config
+        width, states = module.A_log.shape
+        init.copy_(module.A_log, torch.arange(1, states + 1, dtype=torch.float32).log().expand(width, -1))
+        init.ones_(module.D)
+        spread = config.time_step_rank**-0.5 * config.time_step_scale
+        if config.time_step_init_scheme == "constant":
+            init.constant_(module.dt_proj.weight, spread)
+        else:
+            init.uniform_(module.dt_proj.weight, -spread, spread)
+        low, high = math.log(config.time_step_min), math.log(config.time_step_max)
+        step = torch.empty(width).uniform_(low, high).exp().clamp(min=config.time_step_floor)
+        init.copy_(module.dt_proj.bias, step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
+        if config.rescale_prenorm_residual:
+            _uniform(module.out_proj.weight, config.num_hidden_layers**-0.5)
+
+
+def _uniform(weight: Tensor, scale: float = 1.0) -> None:
+    """PyTorch's own initialisation of linear maps and convolutions, made smaller."""
+    bound = scale / math.sqrt(weight[0].numel())
+    init.uniform_(weight, -bound, bound)
+
+
+class MambaModel(MambaPreTrainedModel):
+    """Mamba without a head.
+
+    ``MambaModel(config)`` draws weights; ``MambaModel.from_pretrained(folder)`` loads a checkpoint of transformers.
+    """
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__(config)
+        check_config(config)
+        self.embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([MambaBlock(config) for _ in range(config.num_hidden_layers)])
+        self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.embeddings = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: StateCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        attention_mask: Tensor | None = None,
+        cache_params: StateCache | None = None,
+        past_key_values: StateCache | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Run tokens, from the start or where a cache left off.
+
+        Args:
+            input_ids: (batch, length) ints; or ``inputs_embeds`` (batch, length, hidden_size).
+            cache, cache_params, past_key_values: names of one argument, a ``StateCache`` from an earlier call. It is
+                brought up to date, not copied.
+            use_cache: return a cache; by default as the configuration says, but not in training, not with gradient
+                checkpointing, and not where documents are packed.
+            output_hidden_states: also return what each block gave, and the result.
+            return_dict: return an object with names, not a tuple.
+            attention_mask: (batch, length), or (batch, past + length); 0 where there is padding, in any place. Real
+                tokens give what they give without the padding; what padding gives means nothing.
+            position_ids: (batch, length) or (length,) ints: a document begins where there is 0. Nothing passes from
+                one to the next.
+            cu_seqlens: (documents + 1,) ints, where documents begin, and the end of the last, in every row.
+            seq_idx: (batch, length) or (length,) ints: a document is a stretch of equal numbers.
+
+        Returns:
+            ``last_hidden_state`` (batch, length, hidden_size), ``cache``, ``hidden_states``.
+
+        Raises:
+            UserError: an argument is wrong or contradicts another; the message says which.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "neither" if input_ids is None else "both"
+            raise UserError(f"{given} of `input_ids` and `inputs_embeds` given", expected="one of them")
+        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, length = hidden.shape[:2]
+        cache = chosen_cache(cache=cache, cache_params=cache_params, past_key_values=past_key_values)
+        documents = packing({"position_ids": position_ids, "cu_seqlens": cu_seqlens, "seq_idx": seq_idx}, length)
+        cache = self._cache(cache, use_cache, bool(documents))
+        mask = (
+            new_columns(attention_mask, batch, length) if cache is None else cache.begin(attention_mask, batch, length)
+        )
+        sequences = documents if mask is None else {**documents, "mask": mask}
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        outputs: list[Tensor] = []
+        for number, block in enumerate(self.layers):
+            hidden = block(hidden, None if cache is None else cache.layers[number], sequences)
+            if output_hidden_states:
+                outputs.append(hidden)
+        hidden = self.norm_f(hidden)
+        if cache is not None:
+            cache.advance(length, mask)
+        found = model_output(hidden, cache, (*outputs, hidden) if output_hidden_states else None)
+        return found if (self.config.return_dict if return_dict is None else return_dict) else found.to_tuple()
+
+    def _cache(self, cache: StateCache | None, use_cache: bool | None, packed: bool) -> StateCache | None:
+        """The cache that a call uses: the one given, a new one, or none."""
+        checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if cache is not None and len(cache.layers) != len(self.layers):
+            raise UserError(f"a cache of {len(cache.layers)} layers, and a model of {len(self.layers)}")
+        if packed or checkpointing:
+            if cache is not None or (use_cache and packed):
+                what = "packed documents" if packed else "gradient checkpointing"
+                raise UserError(f"a cache is asked for with {what}", hint="use_cache=False, and no cache")
+            return None
+        if use_cache is None:
+            use_cache = cache is not None or (self.config.use_cache and not self.training)
+        if not use_cache:
+            if cache is not None:
+                raise UserError("a cache is given, and `use_cache` is False", expected="one or the other")
+            return None
+        return StateCache(len(self.layers)) if cache is None else cache
+
+
+class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
+    """Mamba with a language modelling head, tied to the embeddings if the configuration says so."""
+
+    _tied_weights_keys = {"lm_head.weight": "backbone.embeddings.weight"}
+    accepts_loss_kwargs = True  # Trainer then tells over how many tokens to average
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__(config)
+        self.backbone = MambaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.backbone.set_input_embeddings(new_embeddings)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: StateCache | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache_params: StateCache | None = None,
+        past_key_values: StateCache | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> CausalOutput | tuple[Any, ...]:
+        """Logits of the next token, and the loss.
+
+        Args:
+            labels: (batch, length) ints, the tokens themselves: each is compared with what was predicted before it.
+                -100 counts for nothing: padding, and the first token of a packed document, should have it.
+            logits_to_keep: how many of the last positions to give logits for, 0 for all; or a (number,) tensor of
+                positions.
+            num_items_in_batch: by what the sum of losses is divided; by default the number of labels.
+            others: as for ``MambaModel``.
+
+        Returns:
+            ``loss``, ``logits`` (batch, length, vocab_size) in float32, or float64 if the model is, ``cache``,
+            ``hidden_states``.
+        """
+        found = self.backbone(
+            input_ids, inputs_embeds, cache, use_cache, output_hidden_states, True, attention_mask, cache_params,
+            past_key_values, position_ids, cu_seqlens, seq_idx,
+        )  # fmt: skip
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden = found.last_hidden_state[:, kept]
+        logits = project(self.lm_head, hidden.to(self.lm_head.weight.dtype))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        outputs = causal_output(loss, logits, found.cache, found.hidden_states)
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()

@@ -1,0 +1,37 @@
+"""Normalisations of the models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation. Zhang and Sennrich 2019, eq. (4).
+
+    ``y = x / sqrt(mean(x²) + eps) · (weight + offset)``, in float32 or what is wider, whatever the dtypes of x and
+    the weight.
+
+    Args:
+        width: extent of the last axis.
+        eps: what is added to the mean.
+        offset: 0, or 1 for weights that are stored as a difference from 1, as Gemma's are.
+    """
+
+    def __init__(self, width: int, eps: float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - offset))
+        self.eps = eps
+        self.offset = offset
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """x (…, width) → (…, width) of ``dtype``, by default that of x."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(wide)
+        if self.offset:
+            weight = weight + self.offset
+        return functional.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(dtype or x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
