@@ -13,6 +13,7 @@ from ssmc.errors import UserError
 
 if TYPE_CHECKING:
     from .cache import LayerCache, Snapshot, StateCache
+    from .linear import linear_routes
     from .mamba import MambaForCausalLM, MambaModel
     from .mamba_mixer import MixerLayers, mamba_mixer
 
@@ -23,6 +24,7 @@ _HOME = {
     "MambaForCausalLM": "mamba",
     "MambaModel": "mamba",
     "MixerLayers": "mamba_mixer",
+    "linear_routes": "linear",
     "mamba_mixer": "mamba_mixer",
 }
 
@@ -33,6 +35,7 @@ __all__ = [
     "MixerLayers",
     "Snapshot",
     "StateCache",
+    "linear_routes",
     "mamba_mixer",
 ]
 

@@ -1,7 +1,11 @@
-"""Machine code → a PyTorch operator: ``load``, ``compile``, the ``Layer`` they return, its ``State``."""
+"""Machine code → a PyTorch operator: ``load``, ``compile``, the ``Layer`` they return, its ``State``.
 
+``form_check`` and ``nobody_intercepts`` tell fast whether a call is a plain one that was made before.
+"""
+
+from .forms import form_check, nobody_intercepts
 from .layer import Layer
 from .loading import compile, load
 from .state import State
 
-__all__ = ["Layer", "State", "compile", "load"]
+__all__ = ["Layer", "State", "compile", "form_check", "load", "nobody_intercepts"]

@@ -46,12 +46,16 @@ def _never(*_: Any) -> bool:
 
 def nobody_watches() -> bool:
     """Whether nothing is active that wants to see PyTorch operators go by."""
+    return nobody_intercepts() and not _profiling()
+
+
+def nobody_intercepts() -> bool:
+    """Whether nothing is active that wants to replace, trace, transform or cast what operators are given."""
     return not (
         _dispatch_modes()
         or _function_modes()
         or _transforms()
         or _jit_tracing()
-        or _profiling()
         or _autocasting()
         or forward_ad._current_level >= 0
     )
