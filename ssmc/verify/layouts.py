@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -47,14 +47,15 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class SparseMemory:
-    """Memory in which one axis of every tensor has a stride beyond 2^32 elements; only what is touched exists.
+    """Memory for tensors like these, in which an axis of that extent has a stride beyond 2^32 elements; only what is
+    touched exists.
 
     Raises Unsupported where the machine has no room for such a mapping.
     """
 
-    def __init__(self, extent: int, itemsize: int = 8) -> None:
+    def __init__(self, extent: int, tensors: Iterable[torch.Tensor]) -> None:
         self.offset = 0
-        self.bytes = max(1, extent) * HUGE * itemsize
+        self.bytes = max(1, extent) * HUGE * max((t.element_size() for t in tensors), default=1)
         try:
             with tempfile.TemporaryFile() as file:
                 file.truncate(self.bytes)

@@ -134,7 +134,7 @@ def _huge(bench: Bench, variant: Variant) -> Iterator[Finding]:
     for axis in dict.fromkeys((first, *times)):
         if axis is None:
             continue
-        memory = SparseMemory(case.sizes[axis])
+        memory = SparseMemory(case.sizes[axis], plain.values())
         arguments = {
             t.name: memory.holding(plain[t.name], t.axes.index(axis) if axis in t.axes else None)
             for t in variant.program.inputs
@@ -144,7 +144,7 @@ def _huge(bench: Bench, variant: Variant) -> Iterator[Finding]:
         yield from bench.check(case, bench.subject.arrays(made), label=label)
         axes = {name: variant.program.equation(name).axes for name in made}
         places = {name: axes[name].index(axis) if axis in axes[name] else None for name in made}
-        out = tuple(SparseMemory(case.sizes[axis]).holding(_spoiled(v), places[n]) for n, v in made.items())
+        out = tuple(SparseMemory(case.sizes[axis], [v]).holding(_spoiled(v), places[n]) for n, v in made.items())
         found, _ = bench.subject.call(variant, plain, out=out if len(out) > 1 else out[0])
         yield from bench.check(case, found, label=f"out=, {label}")
 

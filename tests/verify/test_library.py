@@ -52,6 +52,12 @@ def test_machine_code(storage: str, only: tuple[str, ...]) -> None:
     assert [row.name for row in rows] and all(row.verdict == HOLDS for row in rows), str(found)
 
 
+def test_complex_doubles_far_apart() -> None:
+    """Each takes sixteen bytes."""
+    found = verify(loaded("affine_scan", "affine_scan_complex"), ["c"], ["f64"], only=["huge strides"])
+    assert found.ok and any(row.verdict == HOLDS for row in found.rows), str(found)
+
+
 def test_what_is_not_lowered() -> None:
     """A layer without machine code: the table says so once, and the equations are looked at all the same."""
     found = verify(loaded("yoso", "yoso_sampled"), ["c"], ["f32"], only=["prepared", "forward", "gradient"])
