@@ -364,10 +364,13 @@ SSMC_INLINE ssmc_vector ssmc_expm1_rest_vector(ssmc_vector f) {
     return (p * f) * f + f;
 }
 
-/* x - n log(2), with log(2) in two parts where n times one of them would be rounded */
+/* x - n log(2), with log(2) in two parts where n times one of them would be rounded. Instructions by name: a
+   compiler that does not optimise makes none that rounds once. */
 SSMC_INLINE ssmc_vector ssmc_exp_rest_vector(ssmc_vector x, ssmc_vector n) {
-#ifdef SSMC_HAS_FMA
-    return n * -SSMC_LN2 + x;
+#if defined(SSMC_AVX512)
+    return (ssmc_vector)_mm512_fnmadd_ps((__m512)n, _mm512_set1_ps(SSMC_LN2), (__m512)x);
+#elif defined(__AVX__) && defined(__FMA__)
+    return (ssmc_vector)_mm256_fnmadd_ps((__m256)n, _mm256_set1_ps(SSMC_LN2), (__m256)x);
 #else
     return n * -SSMC_LN2_LOW + (n * -SSMC_LN2_HIGH + x);
 #endif

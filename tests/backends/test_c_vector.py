@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_error_is_what_the_table_says(functions: Vectors, name: str) -> None:
 def test_exponentials_are_closer_where_they_are_used_most(functions: Vectors, name: str) -> None:
     x = np.linspace(-20, 20, 200_001).astype(np.float32)
     assert ulps(functions(f"{name}_vector", x).astype(np.float64), exact(name, x)).max() <= 1.6
+
+
+@pytest.mark.parametrize("name", ["exp", "expm1", "softplus", "tanh"])
+def test_exponents_are_split_exactly_where_nothing_is_contracted(tmp_path: Path, name: str) -> None:
+    """As without optimisation: x - n log(2) in two roundings would be off by as much as n is large."""
+    library = Vectors(toolchain.find().build(text(), tmp_path, ("-ffp-contract=off",)))
+    y, r = library(f"{name}_vector", GRID), wanted(name, GRID)
+    assert ulps(y.astype(np.float64), r).max() <= c_math.MAX_VECTOR_ULP[name]
 
 
 def test_powers_of_two_are_exact(functions: Vectors) -> None:
