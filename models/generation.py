@@ -83,7 +83,11 @@ class StateGenerationMixin(GenerationMixin):
             model_kwargs[CACHE_FIELD] = cache
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, **named: Any
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,  # of this name: `generate` then looks at what `forward` takes
     ) -> dict[str, Any]:
         """The arguments of the next call; positions follow from the mask and the cache, and are left out."""
         if next_sequence_length is not None and next_sequence_length <= 0:
@@ -91,5 +95,7 @@ class StateGenerationMixin(GenerationMixin):
                 f"the cache has seen at least as many positions as `input_ids` has, {input_ids.shape[1]}",
                 expected="the whole sequence, or an `attention_mask` of the whole sequence beside what is new",
             )
-        named.pop("position_ids", None)
-        return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **named)
+        kwargs.pop("position_ids", None)
+        return super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
+        )

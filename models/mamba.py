@@ -205,7 +205,7 @@ class MambaModel(MambaPreTrainedModel):
         hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         batch, length = hidden.shape[:2]
         cache = chosen_cache(cache=cache, cache_params=cache_params, past_key_values=past_key_values)
-        documents = packing({"position_ids": position_ids, "cu_seqlens": cu_seqlens, "seq_idx": seq_idx}, length)
+        documents = packing({"position_ids": position_ids, "cu_seqlens": cu_seqlens, "seq_idx": seq_idx}, batch, length)
         cache = self._cache(cache, use_cache, bool(documents))
         mask = (
             new_columns(attention_mask, batch, length) if cache is None else cache.begin(attention_mask, batch, length)
