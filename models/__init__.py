@@ -13,30 +13,43 @@ from ssmc.errors import UserError
 
 if TYPE_CHECKING:
     from .cache import LayerCache, Snapshot, StateCache
+    from .convert import Conversion, convert_checkpoint
+    from .griffin import recurrent_block
     from .linear import linear_routes
     from .mamba import MambaForCausalLM, MambaModel
     from .mamba_mixer import MixerLayers, mamba_mixer
+    from .recurrent_gemma import RecurrentGemmaForCausalLM, RecurrentGemmaModel
 
 _HOME = {
+    "Conversion": "convert",
     "LayerCache": "cache",
     "Snapshot": "cache",
     "StateCache": "cache",
     "MambaForCausalLM": "mamba",
     "MambaModel": "mamba",
     "MixerLayers": "mamba_mixer",
+    "RecurrentGemmaForCausalLM": "recurrent_gemma",
+    "RecurrentGemmaModel": "recurrent_gemma",
+    "convert_checkpoint": "convert",
     "linear_routes": "linear",
     "mamba_mixer": "mamba_mixer",
+    "recurrent_block": "griffin",
 }
 
 __all__ = [
+    "Conversion",
     "LayerCache",
     "MambaForCausalLM",
     "MambaModel",
     "MixerLayers",
+    "RecurrentGemmaForCausalLM",
+    "RecurrentGemmaModel",
     "Snapshot",
     "StateCache",
+    "convert_checkpoint",
     "linear_routes",
     "mamba_mixer",
+    "recurrent_block",
 ]
 
 

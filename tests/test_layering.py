@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": BASE | MIDDLE | {"compiler", "runtime"},
     "__main__": {"cli"},
     "cli": BASE | MIDDLE | {"compiler", "runtime", "commands"},
-    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "runtime", "verify"},
+    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "models", "runtime", "verify"},
     "models": BASE | MIDDLE | {"compiler", "runtime", "compat"},
 }
 # Modules that are faces of their own: what they offer concerns few, or loads NumPy.

@@ -5,6 +5,7 @@ None of them loads a compiler before it is run.
 
 from .check import check
 from .compile import compile_
+from .convert import convert
 from .derive import DERIVED
 from .doctor import doctor
 from .explain import explain
@@ -13,6 +14,6 @@ from .library import library
 from .report import BUG, WRONG_USAGE, Report, as_object, guarded, show
 from .verify import verify
 
-COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, doctor)
+COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, convert, doctor)
 
 __all__ = ["BUG", "COMMANDS", "WRONG_USAGE", "Report", "as_object", "guarded", "show"]

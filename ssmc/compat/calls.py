@@ -1,4 +1,4 @@
-"""What the drop-ins share: layers of the library, loaded when they are first called, and what is said of arguments."""
+"""What the drop-ins share: variants of layers, and what is said of arguments."""
 
 from __future__ import annotations
 
@@ -8,29 +8,7 @@ import torch
 from torch import Tensor
 
 from ssmc.errors import UserError
-from ssmc.runtime import Layer, load
-
-
-class Library:
-    """A layer of the library, loaded when it is first called."""
-
-    def __init__(self, name: str, **statics: Any) -> None:
-        self.name = name
-        self.statics = statics
-        self.layer: Layer | None = None
-
-    def _load(self) -> bool:
-        if self.layer is None:
-            self.layer = load(self.name, **self.statics)
-        return True
-
-    _load._dynamo_marked_constant = True  # type: ignore[attr-defined]  # done while tracing, not traced
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        # Dynamo remembers what it has read: it must not see the layer before it is there.
-        if torch.compiler.is_compiling() or self.layer is None:
-            self._load()
-        return self.layer(*args, **named)  # type: ignore[misc]
+from ssmc.runtime import Library
 
 
 def by_softplus(name: str) -> tuple[Library, Library]:
