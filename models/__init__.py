@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cache import LayerCache, Snapshot, StateCache
     from .convert import Conversion, convert_checkpoint
     from .griffin import recurrent_block
+    from .in_place import Replaced, accelerate, restore
     from .linear import linear_routes
     from .mamba import MambaForCausalLM, MambaModel
     from .mamba_mixer import MixerLayers, mamba_mixer
@@ -24,7 +25,9 @@ _HOME = {
     "Conversion": "convert",
     "LayerCache": "cache",
     "Snapshot": "cache",
+    "Replaced": "in_place",
     "StateCache": "cache",
+    "accelerate": "in_place",
     "MambaForCausalLM": "mamba",
     "MambaModel": "mamba",
     "MixerLayers": "mamba_mixer",
@@ -34,6 +37,7 @@ _HOME = {
     "linear_routes": "linear",
     "mamba_mixer": "mamba_mixer",
     "recurrent_block": "griffin",
+    "restore": "in_place",
 }
 
 __all__ = [
@@ -44,12 +48,15 @@ __all__ = [
     "MixerLayers",
     "RecurrentGemmaForCausalLM",
     "RecurrentGemmaModel",
+    "Replaced",
     "Snapshot",
     "StateCache",
+    "accelerate",
     "convert_checkpoint",
     "linear_routes",
     "mamba_mixer",
     "recurrent_block",
+    "restore",
 ]
 
 
