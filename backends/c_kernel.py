@@ -13,6 +13,7 @@ unit lane strides as constants for whole blocks of contiguous data, and with eit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -367,7 +368,7 @@ class KernelEmitter:
     def _parallel(self, points: list[tuple[str, str]]) -> None:
         if not points:
             return
-        work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else ["16"])
+        work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else [self._point()])
         if self._splits_time():
             work.append("64")
         elif self.kernel.time:
@@ -376,6 +377,11 @@ class KernelEmitter:
         collapse = f" collapse({len(points)})" if len(points) > 1 else ""
         pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"
         self.out.line(f"{pragma} reduction(|:failed)")
+
+    def _point(self) -> str:
+        """How many numbers one point of a grid without lanes is worth: those of its longest loops."""
+        groups = [group for section in self.kernel.sections.values() for group in section]
+        return str(max([16, *(math.prod(self.fixed.get(a, 1) for a in group.axes) for group in groups)]))
 
     def _grid(self, points: list[tuple[str, str]]) -> None:
         if points:

@@ -1,9 +1,10 @@
-"""Which of PyTorch's libraries multiplies matrices of some shape fastest: tried once on this machine, then known.
+"""What multiplies matrices of some shape fastest: tried once on this machine, then known.
 
     y[r, o] = sum[i](x[r, i] * W[o, i]) + bias[o]
 
 PyTorch has several ways to compute this, and hands most calls to one library (MKL where there is one), whatever the
-processor. On some processors another is more than twice as fast, and one row is best taken as a matrix and a vector.
+processor. On some processors another is more than twice as fast, and one row is best taken as a matrix and a vector;
+in sixteen bits, by a layer of our own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmc.backends import Cache, toolchain
+from ssmc.errors import ToolchainError
+from ssmc.runtime import Library
 
 MARGIN = 1.1  # another route than PyTorch's own must be this much faster
 PACKED_MARGIN = 1.25  # and this much faster than the best without, if it needs a copy of the weight
@@ -63,12 +66,13 @@ class Route:
     """A way to compute a product.
 
     ``run(x, weight, bias, packed)`` gets two matrices, and what ``pack(weight, rows)`` made if there is such a thing.
+    ``most_rows``: for so many at most.
     """
 
     name: str
     run: Run
     pack: Callable[[Tensor, int], Tensor] | None = None
-    one_row: bool = False
+    most_rows: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,24 @@ def _transpose(weight: Tensor, _: int) -> Tensor:
     return weight.t().contiguous()
 
 
+_LAYER = Library("linear")
+
+
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None, _: Any) -> Tensor:
+    given = (x.unsqueeze(0), weight) if bias is None else (x.unsqueeze(0), weight, bias)
+    made: Tensor = _LAYER(*given)
+    return made[0]
+
+
 PLAIN = "PyTorch"
 ROUTES: dict[str, Route] = {
     route.name: route
     for route in (
         Route(PLAIN, _plain),
-        Route("matrix and vector", _vector, one_row=True),
+        Route("matrix and vector", _vector, most_rows=1),
+        Route("compiled layer", _compiled, most_rows=FEW_ROWS),
         Route("oneDNN", _onednn),
-        Route("oneDNN, operands swapped", _onednn_swapped, one_row=True),
+        Route("oneDNN, operands swapped", _onednn_swapped, most_rows=1),
         Route("oneDNN, packed", _onednn_packed, _onednn_pack),
         Route("transposed copy", _transposed, _transpose),
     )
@@ -152,7 +166,7 @@ def candidates(product: Product) -> list[Route]:
         route
         for route in ROUTES.values()
         if (product.keeps or route.pack is None)
-        and (product.rows == 1 or not route.one_row)
+        and product.rows <= route.most_rows
         and not (route.pack is not None and product.weight_turned)
     ]
 
@@ -249,7 +263,10 @@ def _right(
             packed = None if route.pack is None else route.pack(weight, product.rows)
             run = partial(route.run, x, weight, bias, packed)
             error = float((run().double() - exact).abs().max())
-        except RuntimeError:  # this PyTorch has no such operator, or it does not take such operands
+        except (
+            RuntimeError,
+            ToolchainError,
+        ):  # no C compiler; or this PyTorch has no such operator, or it does not take such operands
             continue
         if error <= allowed:
             ready[route.name] = run

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ssmc.ir import Program
+from ssmc.ir import Index, Program, Reduce, walk
 
 from .grouping import grouped
 from .ranges import Ranges
-from .reading import Reading
+from .reading import Reading, reads
 from .recompute import CHUNK
 from .units import Unit, is_snapshot, parallel, units
 
@@ -206,4 +206,26 @@ def _lane(reading: Reading, unit: Unit, grid: tuple[str, ...], stored: tuple[str
         axes = [a for a in reading.axes_of(equation) if a != time]
         if axes and equation.name in stored and axes[-1] in grid:
             votes[axes[-1]] = votes.get(axes[-1], 0) + len(equation.axes)
-    return max(votes, key=lambda a: votes[a], default=None)
+    best = max(votes, key=lambda a: votes[a], default=None)
+    return None if best is not None and _folds_along_memory(reading, unit, best) else best
+
+
+def _folds_along_memory(reading: Reading, unit: Unit, lane: str) -> bool:
+    """Whether sums of products run along what lies side by side in memory, and ``lane`` across it:
+
+        y[o] = sum[i](W[o, i] * x[i])
+
+    Then neighbours of a sum are added as one vector, rather than sums of neighbouring o that read W far apart.
+    """
+    if unit.recurrent:
+        return False
+    across = False
+    for equation in unit.equations:
+        for fold in (node for node in walk(equation.expr) if isinstance(node, Reduce)):
+            for read in reads(fold):
+                last = read.indices[-1] if read.indices else None
+                if last == Index(lane):
+                    return False
+                if Index(lane) in read.indices and isinstance(last, Index) and last.axis in fold.axes:
+                    across = True
+    return across

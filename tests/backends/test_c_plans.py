@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssmc.dsl import elaborate, module_from_text
+from ssmc.passes import inline, plan
 from tests.backends.test_c_gradients import agree
 
 MAPPED = """layer mapped(x[b, t, e], w[d, e], a[d]) -> y[b, t, d]:
@@ -31,3 +32,20 @@ TWICE = """layer twice(x[b, t, e]: int, w[d, e], v[d, e], a[d]) -> y[b, t, d]:
 @pytest.mark.parametrize("width", [3, 700])
 def test_what_there_is_no_room_to_keep_is_computed_by_the_rebuilt_and_by_the_step(width: int) -> None:
     agree(elaborate(module_from_text(TWICE), "twice"), {"b": 2, "t": 35, "d": 5, "e": width})
+
+
+MULTIPLIED = """layer multiplied(x[b, t, i], w[o, i]) -> y[b, t, o]:
+    y = silu(sum[i](w * x))
+"""
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 77])
+def test_sums_of_neighbours_run_along_memory(width: int) -> None:
+    """The rows of w are added up one after the other, each as a vector; the columns of v as lanes."""
+    by_rows = elaborate(module_from_text(MULTIPLIED), "multiplied")
+    by_columns = elaborate(module_from_text(MULTIPLIED.replace("w[o, i]", "w[i, o]")), "multiplied")
+    sizes = {"b": 2, "t": 3, "o": 35, "i": width}
+    assert [k.lane for k in plan(inline(by_rows), sizes).kernels] == [None]
+    assert [k.lane for k in plan(inline(by_columns), sizes).kernels] == ["o"]
+    agree(by_rows, sizes)
+    agree(by_columns, sizes)

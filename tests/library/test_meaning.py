@@ -202,6 +202,31 @@ def test_norms(rng: Random) -> None:
     close(run("norms:gated_rms_norm", inputs)["y"], normed(x * silu))
     close(run("norms:gated_rms_norm", inputs, norm_before_gate=True)["y"], normed(x) * silu)
     close(run("norms:l2_normalize", {"x": np.zeros(4)})["y"], np.zeros(4))
+    found = run("norms:add_rms_norm", {"x": x, "added": z, "weight": weight - 1}, offset=1.0)
+    close(found["r"], x + z)
+    close(found["y"], normed(x + z))
+
+
+def test_gates(rng: Random) -> None:
+    x, z = rng.normal(size=(2, 2, 3, 8))
+    erf = np.vectorize(math.erf)
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
+    close(run("gates:gated", {"x": x, "z": z})["y"], x * z / (1 + np.exp(-z)))
+    close(run("gates:gated", {"x": x, "z": z}, activation="gelu")["y"], x * z * (1 + erf(z / np.sqrt(2))) / 2)
+    close(run("gates:gated", {"x": x, "z": z}, activation="gelu_tanh")["y"], x * z * (1 + tanh) / 2)
+
+
+def test_a_linear_map(rng: Random) -> None:
+    x, W, bias = rng.normal(size=(2, 3, 8)), rng.normal(size=(5, 8)), rng.normal(size=5)
+    close(run("linear", {"x": x, "W": W, "bias": bias})["y"], x @ W.T + bias)
+
+
+def test_mamba_trains_the_logarithm_of_its_decay(rng: Random) -> None:
+    x, dt = rng.normal(size=(2, 2, 5, 3))
+    B, C = rng.normal(size=(2, 2, 5, 4))
+    A_log = rng.normal(size=(3, 4))
+    found = run("selective_scan:mamba_scan", {"x": x, "dt": dt, "A_log": A_log, "B": B, "C": C})["y"]
+    close(found, run("selective_scan", {"x": x, "dt": dt, "A": -np.exp(A_log), "B": B, "C": C})["y"])
 
 
 def test_rotary_products_depend_on_distance_alone(rng: Random) -> None:
