@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .in_place import Replaced, accelerate, restore
     from .linear import linear_routes
     from .mamba import MambaForCausalLM, MambaModel
-    from .mamba_mixer import MixerLayers, mamba_mixer
+    from .mixer import MixerLayers, mamba_mixer
     from .recurrent_gemma import RecurrentGemmaForCausalLM, RecurrentGemmaModel
 
 _HOME = {
@@ -30,12 +30,12 @@ _HOME = {
     "accelerate": "in_place",
     "MambaForCausalLM": "mamba",
     "MambaModel": "mamba",
-    "MixerLayers": "mamba_mixer",
+    "MixerLayers": "mixer",
     "RecurrentGemmaForCausalLM": "recurrent_gemma",
     "RecurrentGemmaModel": "recurrent_gemma",
     "convert_checkpoint": "convert",
     "linear_routes": "linear",
-    "mamba_mixer": "mamba_mixer",
+    "mamba_mixer": "mixer",
     "recurrent_block": "griffin",
     "restore": "in_place",
 }

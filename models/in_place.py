@@ -21,7 +21,7 @@ from ssmc.runtime import Layer
 
 from .griffin import recurrent_block
 from .mamba import mixer_layers
-from .mamba_mixer import mamba_mixer
+from .mixer import mamba_mixer
 
 CHECKED = 24
 """Tokens of the sequence on which ``accelerate(model, check=True)`` compares."""

@@ -22,7 +22,7 @@ from ssmc.errors import UserError
 from .cache import LayerCache, StateCache, chosen_cache, new_columns
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
-from .mamba_mixer import MixerLayers, mamba_mixer
+from .mixer import MixerLayers, mamba_mixer
 from .norms import RMSNorm
 from .sequences import packing
 
