@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ssmc.errors import UserError
 
-from .cache import StateCache, chosen_cache
+from .cache import RECORDED, StateCache, chosen_cache
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 CACHE_FIELD = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
@@ -76,7 +76,9 @@ class StateGenerationMixin(GenerationMixin):
         if cache is not None:
             cache._is_user_defined = True  # `generate` keeps such a one usable afterwards
         elif generation_config.use_cache is not False:
-            cache = StateCache(self.config)
+            # What is copied from the prompt may all be refused.
+            copied = generation_config.prompt_lookup_num_tokens or 0
+            cache = StateCache(self.config, keep=copied + 1 if copied >= RECORDED else 0)
             if generation_config.is_assistant:
                 cache.activate_past_recording()
         if cache is not None:

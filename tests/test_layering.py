@@ -121,12 +121,26 @@ def loaded_by(statement: str) -> set[str]:
     return set(out.stdout.split())
 
 
-HEAVY = {"torch", "sympy", "numpy", "networkx", "triton"}
+HEAVY = {"torch", "sympy", "numpy", "networkx", "triton", "transformers"}
 
 
-@pytest.mark.parametrize("statement", ["import ssmc", "import ssmc; ssmc.UserError", "import ssmc.cli"])
+@pytest.mark.parametrize(
+    "statement", ["import ssmc", "import ssmc; ssmc.UserError", "import ssmc.cli", "import ssmc.models"]
+)
 def test_light_imports(statement: str) -> None:
     assert not loaded_by(statement) & HEAVY
+
+
+def test_models_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ssmc
+    import ssmc.models
+
+    monkeypatch.setattr("ssmc.models.find_spec", lambda name: None)
+    monkeypatch.delitem(vars(ssmc.models), "MambaModel", raising=False)
+    with pytest.raises(ssmc.UserError, match=r"ssmc\.models\.MambaModel stands on transformers(.|\n)*ssmc\[models\]"):
+        _ = ssmc.models.MambaModel
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ssmc.models.nothing
 
 
 def test_public_names_exist() -> None:

@@ -96,12 +96,14 @@ def test_assisted_by_the_prompt(model: MambaForCausalLM) -> None:
     assert torch.equal(generate(model, ids, prompt_lookup_num_tokens=3, do_sample=False), greedy(model, ids))
 
 
-def test_drafts_longer_than_what_is_kept(model: MambaForCausalLM) -> None:
-    """The cache of a user says how far back it goes."""
-    cache = StateCache(model.config, keep=80)
+def test_drafts_longer_than_what_is_usually_kept(model: MambaForCausalLM) -> None:
     ids = some_tokens(1, 2).repeat(1, 50)
-    found = generate(model, ids, prompt_lookup_num_tokens=70, do_sample=False, cache=cache, max_new_tokens=4)
-    assert torch.equal(found, greedy(model, ids, 4))
+    settings: dict[str, Any] = {"prompt_lookup_num_tokens": 70, "do_sample": False, "max_new_tokens": 80}
+    expected = greedy(model, ids, 80)
+    assert torch.equal(generate(model, ids, **settings), expected)
+    assert torch.equal(generate(model, ids, cache=StateCache(model.config, keep=80), **settings), expected)
+    with pytest.raises(UserError, match="forget 70 of its 170 positions, and has the states after the last 64"):
+        generate(model, ids, cache=StateCache(model.config), **settings)
 
 
 def test_prompts_in_chunks(model: MambaForCausalLM) -> None:
