@@ -1,14 +1,15 @@
 """Targets: what turns loops into text, and text into machine code.
 
-``toolchain`` finds and runs the C compiler, ``cache`` keeps what it built, ``c_math`` is the
-mathematics that emitted C brings along.
+``toolchain`` finds and runs the C compiler, ``cuda_toolchain`` the CUDA compiler, ``cache`` keeps what they built,
+``c_math`` is the mathematics that emitted C brings along.
 """
 
-from . import toolchain
+from . import cuda_toolchain, toolchain
 from .base import TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
-from .storage import ALLOWED, BYTES, REALS, default_storage, output_storage, state_storage
+from .launch import Emitted, Launch
+from .storage import ALLOWED, BYTES, REALS, compute_type, default_storage, output_storage, state_storage
 
 __all__ = [
     "ALLOWED",
@@ -16,7 +17,11 @@ __all__ = [
     "REALS",
     "TARGETS",
     "Cache",
+    "Emitted",
+    "Launch",
     "Target",
+    "compute_type",
+    "cuda_toolchain",
     "default_storage",
     "output_storage",
     "prelude",

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssmc.errors import UserError
 from ssmc.ir.loops import Loops
 
-from . import c
+from . import c, cuda
+from .cuda_toolchain import ARCHITECTURES
+from .launch import Emitted
 from .storage import compute_type
 
 
 @dataclass(frozen=True)
 class Target:
     """A name; for given storages the number of lanes it works on and the operations it has on whole
-    vectors; and its emitter."""
+    vectors; and its emitter. ``blocks``: its kernels are spread over the blocks of threads of a GPU, of one of
+    ``architectures``, the first of which is meant where a name says none."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
     vector_operations: Callable[[Iterable[str]], frozenset[str]]
-    emit: Callable[[Loops, Mapping[str, str], Iterable[str], Iterable[str]], tuple[str, str]]
+    emit: Callable[[Loops, Mapping[str, str], Iterable[str], Iterable[str]], Emitted]
+    blocks: bool = False
+    architectures: tuple[str, ...] = ()
+    architecture: str = ""
 
 
 def _cpu_lanes(storage: Iterable[str]) -> int:
@@ -28,11 +34,21 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
     return 8 if compute_type(storage) == "f64" else 16
 
 
-TARGETS: Mapping[str, Target] = {"c": Target("c", _cpu_lanes, c.vector_operations, c.emit)}
+TARGETS: Mapping[str, Target] = {
+    "c": Target("c", _cpu_lanes, c.vector_operations, c.emit),
+    "cuda": Target("cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0]),
+}
 
 
 def target_named(name: str) -> Target:
-    """The target of that name; UserError if there is none."""
-    if name not in TARGETS:
+    """The target of that name, or of ``name:architecture``; UserError if there is none."""
+    base, _, architecture = name.partition(":")
+    if base not in TARGETS:
         raise UserError(f"unknown target {name!r}", expected=" or ".join(TARGETS))
-    return TARGETS[name]
+    found = TARGETS[base]
+    if not architecture:
+        return found
+    if architecture not in found.architectures:
+        known = ", ".join(f"{base}:{item}" for item in found.architectures) or base
+        raise UserError(f"unknown target {name!r}", expected=known)
+    return replace(found, architecture=architecture)

@@ -13,6 +13,7 @@ from ssmc.ir.loops import Loops
 from . import c_lanes
 from .c_kernel import KernelEmitter
 from .c_math import prelude
+from .launch import Emitted
 from .storage import compute_type
 from .writer import Names, Writer
 
@@ -22,7 +23,7 @@ def vector_operations(storage: Iterable[str]) -> frozenset[str]:
     return c_lanes.PLAIN | c_lanes.FUNCTIONS if compute_type(storage) == "f32" else c_lanes.PLAIN
 
 
-def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axes: Iterable[str]) -> tuple[str, str]:
+def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axes: Iterable[str]) -> Emitted:
     """The C text of a Program and the name of its entry.
 
     Args:
@@ -51,7 +52,7 @@ class _Emitter:
             self.strides[name] = place
             place += len(self.tensors[name].axes)
 
-    def run(self) -> tuple[str, str]:
+    def run(self) -> Emitted:
         bodies = Writer()
         for kernel in self.loops.kernels:
             KernelEmitter(
@@ -75,4 +76,4 @@ class _Emitter:
             for kernel in self.loops.kernels:
                 out.line(f"if ({kernel.name}(p, m, threads)) return 1;")
             out.line("return 0;")
-        return out.text(), entry
+        return Emitted(out.text(), entry)

@@ -1,45 +1,29 @@
-"""Groups of statements → C: loop nests, statements, and the tiles of states that run on whole vectors."""
+"""Groups of statements → C: loops over lanes, and the tiles of states that run on whole vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import (
-    Accumulate,
-    Add,
-    Group,
-    Kernel,
-    LaneSum,
-    Let,
-    Ring,
-    RingSet,
-    Statement,
-    Store,
-    Tile,
-    Variable,
-    own_nodes,
-)
+from ssmc.ir.loops import Accumulate, Group, Kernel, LaneSum, Ring, Tile, Variable, own_nodes
 from ssmc.ir.scalar import Node
 
 from .c_expr import Expressions
 from .c_lanes import all_whole, written_in_rows
-from .storage import BYTES, COMPLEXES
+from .c_nests import Nests
+from .storage import BYTES
 from .writer import Names, Writer
 
 
-class GroupEmitter:
+class GroupEmitter(Nests):
     """Writes the groups of one kernel into ``out``; lanes are ``w`` of ``vector``."""
 
     def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
-        self.kernel, self.x, self.names, self.out = kernel, x, names, out
+        super().__init__(kernel, x, names, out)
+        self.x: Expressions = x
         self.vector = kernel.lanes if kernel.lane else 1
         if kernel.lane and x.precision == "f32":
             x.streamed = written_in_rows(kernel, x.storage, {name: t.axes for name, t in x.tensors.items()})
-
-    def c_type(self, type: DType) -> str:
-        return {REAL: self.x.real_type, INT: "int64_t", BOOL: "int"}[type]
 
     # ------------------------------------------------------------ time
 
@@ -57,7 +41,7 @@ class GroupEmitter:
                 self._chunk()
         else:
             with out.block("for (int64_t step = begin; step < end; ++step)"):
-                self._present("step")
+                self.present("step")
                 self._groups(k.step)
 
     def _enter(self) -> None:
@@ -65,7 +49,7 @@ class GroupEmitter:
         if self.kernel.enter:
             with self.out.block(""):
                 self.out.line("const int64_t s = 0;")
-                self._at("begin + s")
+                self.at("begin + s")
                 for group in self.kernel.enter:
                     self.group(group, "enter")
 
@@ -84,22 +68,8 @@ class GroupEmitter:
     @contextmanager
     def _upwards(self) -> Iterator[None]:
         with self.out.block("for (int64_t s = 0; s < count; ++s)"):
-            self._at("begin + s")
+            self.at("begin + s")
             yield
-
-    def _at(self, index: str) -> None:
-        """Name an index along time, and the number of the step that stands for it."""
-        time, size = self.names.get("i", str(self.kernel.time)), self.x.size(str(self.kernel.time))
-        self.out.line(f"const int64_t {time} = {index};")
-        self.out.line(f"const int64_t step = {f'{size} - 1 - {time}' if self.kernel.reverse else time};")
-        self.out.line(f"(void){time}, (void)step, (void)s;")
-
-    def _present(self, step: str) -> None:
-        """Name the index along time that a step stands for."""
-        time = self.names.get("i", str(self.kernel.time))
-        index = f"{self.x.size(str(self.kernel.time))} - 1 - ({step})" if self.kernel.reverse else step
-        self.out.line(f"const int64_t {time} = {index};")
-        self.out.line(f"(void){time};")
 
     def _groups(self, groups: tuple[Group, ...], asked: Iterable[str] = ()) -> None:
         if not self.kernel.tile:
@@ -140,7 +110,7 @@ class GroupEmitter:
         with self._each_step():
             self._groups(k.step[: tile.group])
             for statement in sums:
-                self._start(statement)
+                self.start(statement)
         self._blocks_of_states(tile)
         if k.step[tile.group + 1 :]:
             with self._each_step():
@@ -151,11 +121,11 @@ class GroupEmitter:
         if self.kernel.chunk:
             down = "for (int64_t s = count - 1; s >= 0; --s)"
             with self.out.block(down if self.kernel.reverse else "for (int64_t s = 0; s < count; ++s)"):
-                self._at("begin + s")
+                self.at("begin + s")
                 yield
             return
         with self.out.block("for (int64_t s = 0; s < count; ++s)"):
-            self._present("begin + s")
+            self.present("begin + s")
             yield
 
     def _blocks_of_states(self, tile: Tile) -> None:
@@ -177,7 +147,7 @@ class GroupEmitter:
                     out.line(f"const int64_t {axis} = first + k;")
                     self.x.vectors = self.x.in_block = True
                     for statement in self.kernel.step[tile.group].statements:
-                        self._statement(statement, "step")
+                        self.statement(statement, "step")
                     self.x.vectors = self.x.in_block = False
             self._move(tile, held, into=False)
 
@@ -191,52 +161,35 @@ class GroupEmitter:
 
     # ------------------------------------------------------------ groups
 
-    def group(self, group: Group, section: str) -> None:
-        self._loops(group, group.outer, section, outer=True)
-
-    def _loops(self, group: Group, axes: tuple[str, ...], section: str, outer: bool) -> None:
-        if axes:
-            name, size = self.names.get("i", axes[0]), self.x.size(axes[0])
-            last = len(axes) == 1 and (not outer or not group.inner)
-            if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
-                self.out.line("#pragma omp simd")
-            elif last and not group.lanes and not outer:
-                self._simd_sum(group)
-            with self.out.block(f"for (int64_t {name} = 0; {name} < {size}; ++{name})"):
-                self._loops(group, axes[1:], section, outer)
-            return
-        if outer and (group.inner or any(isinstance(s, Accumulate) for s in group.statements)):
-            sums = [s for s in group.statements if isinstance(s, Accumulate)]
-            for statement in sums:
-                self._start(statement)
-            self._loops(group, group.inner, section, outer=False)
-            for statement in sums:
-                self._finish(statement)
-            return
-        self._innermost(group, section)
+    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool) -> None:
+        last = len(axes) == 1 and (not outer or not group.inner)
+        if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
+            self.out.line("#pragma omp simd")
+        elif last and not group.lanes and not outer:
+            self._simd_sum(group)
 
     def _simd_sum(self, group: Group) -> None:
         kinds = {s.node.name[0] for s in group.statements if isinstance(s, Accumulate)}
         if kinds == {"sum"}:
-            names = ", ".join(self._accumulator(s.variable) for s in group.statements if isinstance(s, Accumulate))
+            names = ", ".join(self.accumulator(s.variable) for s in group.statements if isinstance(s, Accumulate))
             self.out.line(f"#pragma omp simd reduction(+:{names})")
 
-    def _innermost(self, group: Group, section: str) -> None:
+    def innermost(self, group: Group, section: str) -> None:
         for statement in group.scalars:
-            self._statement(statement, section)
+            self.statement(statement, section)
         if not group.lanes:
             return
         if self.whole(group, section):
             with self.out.block(self.each_vector()):
                 self.x.vectors = True
                 for statement in group.lanes:
-                    self._statement(statement, section)
+                    self.statement(statement, section)
                 self.x.vectors = False
             return
         self.out.line("#pragma omp simd")
         with self.out.block("for (int64_t j = 0; j < w; ++j)"):
             for statement in group.lanes:
-                self._statement(statement, section)
+                self.statement(statement, section)
 
     def each_vector(self) -> str:
         """The head of a loop over whole vectors of lanes."""
@@ -249,131 +202,31 @@ class GroupEmitter:
 
     # ------------------------------------------------------------ statements
 
-    def _statement(self, statement: Statement, section: str) -> None:
-        x = self.x
-        match statement:
-            case Let(variable=variable, node=node):
-                text = x.expr(node, section, own=True)
-                if x.vectors and variable.lanes:
-                    text = x.spread(node, text)
-                kind = "ssmc_vector" if x.vectors and variable.lanes else self.c_type(variable.type)
-                const = f"const {kind} " if variable.local else ""
-                self.out.line(f"{const}{x.variable(variable)} = {text};")
-            case Accumulate():
-                self._accumulate(statement, section)
-            case Store(tensor=tensor, part="im") if x.storage[tensor] not in COMPLEXES:
-                pass  # the adjoint of a real number that is used as a complex one is real
-            case Store(once=once):
-                guards = [f"{self.names.get('i', a)} == 0" for a in once]
-                guard = f"if ({' && '.join(guards)}) " if guards else ""
-                self.out.line(f"{guard}{x.store(statement, section)}")
-            case Add(tensor=tensor, part=part, indices=indices, condition=condition, node=node):
-                target = x.element(tensor, part, [x.expr(i, section) for i in indices])
-                self.out.line(f"if ({x.expr(condition, section)}) {target} += {x.expr(node, section)};")
-            case LaneSum(tensor=tensor, part=part, dims=dims, node=node):
-                place = "".join(f"[{self.names.get('i', a)}]" for a in dims)
-                text = x.spread(node, x.expr(node, section))
-                if x.vectors:
-                    x.needed.add("ssmc_within_vector")
-                    text = f"ssmc_within_vector({text}, w - o)"
-                self.out.line(f"{x.lanes(f'shared->{self.sum_name(tensor, part)}[s]{place}')} += {text};")
-            case RingSet(tensor=tensor, part=part, lag=lag, indices=indices, node=node):
-                ring = x.rings[tensor]
-                text = x.spread(node, x.expr(node, section)) if ring.lanes else x.expr(node, section)
-                inner = [x.expr(i, section) for i in indices]
-                if section == "before":
-                    slot = f"[{(ring.slots - lag) % ring.slots}]" if ring.slots > 1 else ""
-                    name = x.lanes(x.ring_name(tensor, part) + slot + "".join(f"[{i}]" for i in inner), ring.lanes)
-                else:
-                    name = x.ring_element(tensor, part, str(lag), inner, end=False)
-                self.out.line(f"{name} = {text};")
+    def let(self, variable: Variable, node: Node, text: str) -> tuple[str, str]:
+        if self.x.vectors and variable.lanes:
+            return self.x.spread(node, text), "ssmc_vector"
+        return super().let(variable, node, text)
+
+    def lane_sum(self, statement: LaneSum, section: str) -> None:
+        x, node = self.x, statement.node
+        place = "".join(f"[{self.names.get('i', a)}]" for a in statement.dims)
+        text = x.spread(node, x.expr(node, section))
+        if x.vectors:
+            x.needed.add("ssmc_within_vector")
+            text = f"ssmc_within_vector({text}, w - o)"
+        self.out.line(f"{x.lanes(f'shared->{self.sum_name(statement.tensor, statement.part)}[s]{place}')} += {text};")
 
     def sum_name(self, tensor: str, part: str) -> str:
         """Where the lanes of a sum over groups of them are gathered."""
         return self.names.get("g", f"{tensor} {part}")
 
-    def _accumulator(self, variable: Variable) -> str:
-        """Where a fold gathers: a place of its own when the result is an entry of an array."""
-        name = self.names.get("v", variable.name)
-        if not variable.dims:
-            return name
-        return self.names.get("sum", variable.name)
+    def lane_shape(self, lanes: bool) -> str:
+        return f"[{self.vector}]" if lanes else ""
 
-    def _start(self, statement: Accumulate) -> None:
-        variable, kind = statement.variable, statement.node.name[0]
-        name, type = self._accumulator(variable), self.c_type(variable.type)
-        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
-            name += "[s]"
-        shape = f"[{self.vector}]" if variable.lanes else ""
-        if variable.dims:
-            self.out.line(f"{type} {name}{shape};")
-        best = f"{name}_best"
-        if kind in ("argmax", "argmin"):
-            self.out.line(f"{self.c_type(statement.node.args[-1].type)} {best}{shape};")
-        with self._each_lane(variable.lanes) as at:
-            self.out.line(f"{name}{at} = {self._neutral(kind, variable.type)};")
-            if kind in ("argmax", "argmin"):
-                self.out.line(f"{best}{at} = 0;")
-
-    def _finish(self, statement: Accumulate) -> None:
-        variable = statement.variable
-        if variable.dims:
-            with self._each_lane(variable.lanes) as at:
-                self.out.line(f"{self.x.variable(variable)} = {self._accumulator(variable)}{at};")
-
-    def _each_lane(self, lanes: bool):  # type: ignore[no-untyped-def]
-        return _LaneLoop(self.out, lanes)
-
-    def _neutral(self, kind: object, type: DType) -> str:
-        if kind in ("argmax", "argmin"):
-            return "-1"
-        if kind in ("max", "min"):
-            if type is INT:
-                return "INT64_MIN" if kind == "max" else "INT64_MAX"
-            return "-INFINITY" if kind == "max" else "INFINITY"
-        return "1" if kind in ("prod", "all") else "0"
-
-    def _accumulate(self, statement: Accumulate, section: str) -> None:
-        node, variable = statement.node, statement.variable
-        kind = node.name[0]
-        into = self._accumulator(variable)
-        if self.kernel.tile and variable.name in self.kernel.tile.crossing:
-            into += "[s]"
-        into = self.x.lanes(into, variable.lanes)
-        body = self.x.expr(node.args[-1], section)
-        if kind in ("argmax", "argmin"):
-            self._accumulate_index(node, into, body, section)
-        elif kind in ("max", "min"):
-            real = self.c_type(variable.type)
-            sign = ">" if kind == "max" else "<"
-            self.out.line(f"{{ const {real} v = {body}; {into} = (v {sign} {into}) | (v != v) ? v : {into}; }}")
-        else:
-            sign = {"sum": "+=", "prod": "*=", "any": "|=", "all": "&="}[str(kind)]
-            self.out.line(f"{into} {sign} {body};")
-
-    def _accumulate_index(self, node: Node, into: str, body: str, section: str) -> None:
-        kind, axis = node.name
-        sign = ">" if kind == "argmax" else "<"
-        best = into[:-3] + "_best[j]" if into.endswith("[j]") else into + "_best"
-        allowed = f"({self.x.expr(node.args[0], section)}) & " if len(node.args) > 1 else ""
-        type = self.c_type(node.args[-1].type)
-        better = f"({into} < 0) | (v {sign} {best}) | ((v != v) & ({best} == {best}))"
-        self.out.line(f"{{ const {type} v = {body}; const int take = {allowed}({better});")
-        self.out.line(f"  {best} = take ? v : {best}; {into} = take ? {self.x.axis(str(axis))} : {into}; }}")
-
-
-class _LaneLoop:
-    """A loop over lanes around a few lines, or nothing for values without lanes."""
-
-    def __init__(self, out: Writer, lanes: bool) -> None:
-        self.out, self.lanes = out, lanes
-
-    def __enter__(self) -> str:
-        if self.lanes:
-            self.block = self.out.block("for (int64_t j = 0; j < w; ++j)")
-            self.block.__enter__()
-        return "[j]" if self.lanes else ""
-
-    def __exit__(self, *_: object) -> None:
-        if self.lanes:
-            self.block.__exit__(None, None, None)
+    @contextmanager
+    def each_lane(self, lanes: bool) -> Iterator[str]:
+        if not lanes:
+            yield ""
+            return
+        with self.out.block("for (int64_t j = 0; j < w; ++j)"):
+            yield "[j]"

@@ -8,11 +8,9 @@ whole vectors of lanes it is ``ssmc_<operation>_vector``.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Iterable, Mapping
+
+from .definitions import Definition, Definitions
 
 FILES = ("c_math.h", "c_exact.h", "c_vector.h")
 INCLUDES = "#include <math.h>\n#include <stdint.h>\n"
@@ -62,13 +60,7 @@ MAX_VECTOR_ULP = {
 MAX_ERROR_OF_ARGUMENT = {"silu": 2.0, "gelu": 2.0, "gelu_tanh": 2.0}
 
 
-@dataclass(frozen=True)
-class Definition:
-    """One definition of the headers: its (first) name, its text with the comment above it, what it mentions."""
-
-    name: str
-    text: str
-    needs: frozenset[str]
+_C = Definitions(FILES, INCLUDES.rstrip())
 
 
 def prelude(functions: Iterable[str], real: str = "float") -> str:
@@ -77,16 +69,7 @@ def prelude(functions: Iterable[str], real: str = "float") -> str:
 
     Raises KeyError for a function that is not there.
     """
-    table = definitions()
-    wanted: set[str] = set()
-    stack = [name if name.lower().startswith("ssmc_") else f"ssmc_{name}" for name in functions]
-    while stack:
-        name = stack.pop()
-        if name not in wanted:
-            wanted.add(table[name].name)
-            stack.extend(table[name].needs - wanted)
-    texts = dict.fromkeys(definition.text for definition in table.values() if definition.name in wanted)
-    return re.sub(r"\bREAL\b", real, "\n\n".join([INCLUDES.rstrip(), *texts])) + "\n"
+    return _C.text(functions, real)
 
 
 def has(function: str) -> bool:
@@ -94,38 +77,6 @@ def has(function: str) -> bool:
     return (function if function.startswith("ssmc_") else f"ssmc_{function}") in definitions()
 
 
-@lru_cache(maxsize=1)
-def definitions() -> dict[str, Definition]:
+def definitions() -> Mapping[str, Definition]:
     """Every definition of the headers by name, in the order in which they must stand."""
-    blocks: list[tuple[list[str], str]] = []
-    for file in FILES:
-        text = files(__package__).joinpath(file).read_text(encoding="utf-8")
-        for block in re.split(r"\n{2,}", text.strip()):
-            names = _defined(block)
-            if names:
-                blocks.append((names, block))
-    home = {name: names[0] for names, _ in blocks for name in names}
-    table = {}
-    for names, block in blocks:
-        mentioned = set(re.findall(r"\b(?:ssmc_\w+|SSMC_\w+)", _without_comments(block)))
-        needs = {home[name] for name in mentioned if name in home} - {names[0]}
-        for name in names:
-            table[name] = Definition(names[0], block, frozenset(needs))
-    return table
-
-
-def _defined(block: str) -> list[str]:
-    """The names that a block defines; none if it is only a comment."""
-    code = _without_comments(block)
-    patterns = (
-        r"^#define (\w+)",
-        r"^SSMC_INLINE .*?(\w+)\(",
-        r"^static const \w+ (\w+)\[",
-        r"^struct (\w+) \{",
-        r"^typedef .*?(\w+) __attribute__",
-    )
-    return list(dict.fromkeys(name for pattern in patterns for name in re.findall(pattern, code, re.MULTILINE)))
-
-
-def _without_comments(text: str) -> str:
-    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return _C.table

@@ -1,15 +1,28 @@
-"""The spine: Program → Plan → Loops → C → library → callable."""
+"""The spine: Program → Plan → Loops → C, CUDA C → library → callable."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssmc.backends import TARGETS, Cache, default_storage, output_storage, state_storage, target_named, toolchain
+from ssmc.backends import (
+    TARGETS,
+    Cache,
+    Launch,
+    Target,
+    compute_type,
+    cuda_toolchain,
+    default_storage,
+    output_storage,
+    state_storage,
+    target_named,
+    toolchain,
+)
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
@@ -23,6 +36,7 @@ from ssmc.passes import (
     lower,
     partial,
     plan,
+    spread,
     tables,
     unnest,
     unshadow,
@@ -52,6 +66,7 @@ class Stages:
     axes: tuple[str, ...]
     text: str
     symbol: str
+    launches: tuple[Launch, ...] = ()
 
     def show(self, level: str) -> str:
         """One level as text: ``program``, ``plan``, ``loops`` or ``c``."""
@@ -68,7 +83,9 @@ class Stages:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A library and what its entry expects; see ``docs/architecture.md``."""
+    """A library and what its entry expects; see ``docs/architecture.md``. Of a GPU the library is a cubin, whose
+    kernels are launched as ``launches`` say; only a GPU can run it, and the entry here says so. ``text`` is the file
+    that it was compiled from."""
 
     program: Program
     arguments: tuple[Argument, ...]
@@ -76,7 +93,9 @@ class Compiled:
     fixed: Mapping[str, int]
     symbol: str
     library: Path
+    text: Path
     entry: Callable[..., int]
+    launches: tuple[Launch, ...] = ()
 
 
 def stages(
@@ -108,6 +127,8 @@ def stages(
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
     program = prepared(program, sizes or {}, narrow)
     options = options or PlanOptions()
+    if backend.blocks:  # a thread has one lane, and keeps what it can in registers anyway
+        options = replace(options, lanes=1, tile=0)
     known = dict(sizes or {})
     lanes = options.lanes or backend.lanes(held.values())
     planned, loops = _lowered(program, known, options, lanes, backend.vector_operations(held.values()))
@@ -115,9 +136,11 @@ def stages(
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
     arguments = _arguments(program, loops, held, stored)
+    if backend.blocks:
+        loops = spread(loops, compute_type(a.storage for a in arguments))
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
-    text, symbol = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
-    return Stages(program, planned, loops, arguments, axes, text, symbol)
+    made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
+    return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches)
 
 
 def prepared(program: Program, sizes: Mapping[str, int], narrow: Collection[str] = ()) -> Program:
@@ -156,17 +179,36 @@ def compile_program(
         Unsupported: an equation has no strategy on this target.
         ToolchainError: no compiler, no place for its output, or it fails.
     """
-    done = stages(program, target, storage, sizes, options, outputs)
+    done, backend = stages(program, target, storage, sizes, options, outputs), target_named(target)
+    build, tools = _builder(done, backend)
+    folder = (cache or Cache()).get({"target": backend.name, "text": done.text, **tools}, build)
+    files = sorted(folder.iterdir())
+    library = next(p for p in files if p.suffix in (".so", ".dylib", ".cubin"))
+    text = next(p for p in files if p.suffix in (".c", ".cu"))
+    entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
+    return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library, text, entry,
+                    done.launches)  # fmt: skip
+
+
+def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dict[str, str]]:
+    """What compiles a text in a folder, and what the result depends on besides the text."""
+    if backend.blocks:
+        compiler, architecture = cuda_toolchain.find(), backend.architecture
+
+        def build_for_gpu(folder: Path) -> None:
+            compiler.build(done.text, folder, architecture)
+
+        return build_for_gpu, compiler.key_parts(architecture)
     tools = toolchain.find()
 
     def build(folder: Path) -> None:
         tools.build(done.text, folder)
 
-    key: dict[str, str] = {"target": target, "text": done.text, **tools.key_parts()}
-    folder = (cache or Cache()).get(key, build)
-    library = next(p for p in sorted(folder.iterdir()) if p.suffix in (".so", ".dylib"))
-    return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library,
-                    load_entry(library, done.symbol))  # fmt: skip
+    return build, tools.key_parts()
+
+
+def _on_a_gpu(target: str, *_: object) -> int:
+    raise UserError(f"machine code for {target} runs on a GPU only", hint="call the layer with tensors on one")
 
 
 def load_entry(library: Path, symbol: str) -> Callable[..., int]:

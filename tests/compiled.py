@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,25 @@ from ssmc.backends import default_storage, toolchain
 from ssmc.compiler import Stages, load_entry, stages
 from ssmc.ir import COMPLEX, INT, Program, bind_extents, complete_extents
 from ssmc.passes import PlanOptions
+from tests.cuda_host import host
 
 NUMPY = {"f32": np.float32, "f64": np.float64, "c64": np.complex64, "c128": np.complex128, "i64": np.int64,
-         "i32": np.int32, "b8": np.bool_, "f16": np.float16}  # fmt: skip
+         "i32": np.int32, "b8": np.bool_, "f16": np.float16, "bf16": np.uint16}  # fmt: skip
 
 
 class CompiledProgram:
     """One Program built for given inner extents and storage; called with a dict of arrays. ``fast`` builds it in
-    a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with."""
+    a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with. ``target``
+    may be another one than C: its kernels are then run by what stands for a device (``tests.cuda_host``)."""
 
     def __init__(
         self, program: Program, sizes: Mapping[str, int], real: str = "f64", options: PlanOptions | None = None,
-        fast: bool = False, before: str = "",
+        fast: bool = False, before: str = "", target: str = "c",
     ) -> None:  # fmt: skip
-        self.stages: Stages = stages(program, "c", default_storage(program, real), sizes, options)
+        self.stages: Stages = stages(program, target, default_storage(program, real), sizes, options)
+        if target != "c":
+            self.entry: Callable[..., int] = host.entry(self.stages)
+            return
         folder = Path(tempfile.mkdtemp(prefix="ssmc-test-"))
         self.library = toolchain.find().build(before + self.stages.text, folder, ["-O1"] if fast else [])
         self.entry = load_entry(self.library, self.stages.symbol)
@@ -39,9 +44,10 @@ class CompiledProgram:
             dtype = NUMPY[a.storage]
             if a.role == "input":
                 given = np.asarray(inputs[a.name])
+                given = bf16(given) if a.storage == "bf16" else given
                 arrays.append(given if given.dtype == dtype else given.astype(dtype))
             else:
-                fill = np.nan if np.issubdtype(dtype, np.inexact) else 1
+                fill = np.nan if np.issubdtype(dtype, np.inexact) else 0x7FC0 if a.storage == "bf16" else 1
                 arrays.append(np.full([sizes[x] for x in a.axes], fill, dtype=dtype))
         meta = [sizes[x] for x in self.stages.axes]
         for array in arrays:
@@ -49,7 +55,18 @@ class CompiledProgram:
         pointers = (ctypes.c_void_p * len(arrays))(*[v.ctypes.data for v in arrays])
         assert self.entry(pointers, (ctypes.c_int64 * len(meta))(*meta), threads) == 0
         done = zip(self.stages.arguments, arrays, strict=True)
-        return {a.name: v for a, v in done if a.role == "output"}
+        return {a.name: from_bf16(v) if a.storage == "bf16" else v for a, v in done if a.role == "output"}
+
+
+def bf16(array: np.ndarray) -> np.ndarray:
+    """Finite numbers as bfloat16 has them, to nearest, ties to even: the bits."""
+    bits = np.asarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """Numbers from their bits in bfloat16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def random_inputs(program: Program, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:

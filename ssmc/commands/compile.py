@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssmc.ir import Program
 
 ASSUMED_EXTENT = 16
-LEVELS = ("ast", "program", "plan", "loops", "c")
+LEVELS = ("ast", "program", "plan", "loops", "c", "text")
 
 
 @command("compile")
@@ -30,11 +30,13 @@ LEVELS = ("ast", "program", "plan", "loops", "c")
 @click.option("--emit", type=click.Choice(LEVELS), help="Print this level instead of building a library.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the library.")
 def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -> Report:
-    """Compile LAYER to a library, or print a level on the way there.
+    """Compile LAYER to a library, or to a cubin for a GPU, or print a level on the way there.
 
     LAYER is a name from `ssmc library`, FILE.ssm, or either with :NAME for one of its layers. The library, its C
     text, a header, the plan and a description of its entry go to the folder given by -o. Extents of inner axes
     (states, taps) are compiled in; those that --sizes does not give are taken to be 16, and the output says so.
+    A target is `c`, or `cuda:sm_90` and the like, for which no GPU is needed; instead of a header there is then a
+    report of the resources that each kernel takes. The level `text` is what the target's compiler is given.
     """
     if emit is None and output is None:
         raise click.UsageError("give a folder with -o DIR, or a level with --emit")
@@ -89,16 +91,19 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
     interface = describe(compiled, target)
     files = {
         "library": folder / f"{name}{compiled.library.suffix}",
-        "text": folder / f"{name}.c",
-        "header": folder / f"{name}.h",
+        "text": folder / f"{name}{compiled.text.suffix}",
         "plan": folder / f"{name}.plan",
         "interface": folder / f"{name}.json",
+        **({"resources": folder / f"{name}.log"} if compiled.launches else {"header": folder / f"{name}.h"}),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(compiled.library, files["library"])
-        shutil.copyfile(compiled.library.with_suffix(".c"), files["text"])
-        files["header"].write_text(header(compiled), encoding="utf-8")
+        shutil.copyfile(compiled.text, files["text"])
+        if compiled.launches:
+            shutil.copyfile(compiled.text.with_suffix(".log"), files["resources"])
+        else:
+            files["header"].write_text(header(compiled), encoding="utf-8")
         files["plan"].write_text(done.show("plan"), encoding="utf-8")
         files["interface"].write_text(json.dumps(interface, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -135,12 +140,14 @@ def _place(number: int, storage: str, axes: int, role: str) -> str:
 
 def describe(compiled: Compiled, target: str) -> dict[str, Any]:
     """What a caller of the library has to know; docs/architecture.md says what it means."""
+    entry = "int64_t entry(void *const *pointers, const int64_t *meta, int64_t threads)"
+    how = {"launches": [launch.facts() for launch in compiled.launches]} if compiled.launches else {"entry": entry}
     return {
         "version": 1,
         "layer": compiled.program.name,
         "target": target,
         "symbol": compiled.symbol,
-        "entry": "int64_t entry(void *const *pointers, const int64_t *meta, int64_t threads)",
+        **how,
         "axes": list(compiled.axes),
         "fixed": dict(compiled.fixed),
         "arguments": [dataclasses.asdict(argument) for argument in compiled.arguments],

@@ -103,7 +103,7 @@ def _cache(found: _Findings) -> None:
 
     cache = Cache()
     files = [path for path in cache.root.rglob("*") if path.is_file()] if cache.root.is_dir() else []
-    size = sum(path.stat().st_size for path in files)
+    size = sum(_size(path) for path in files)
     try:
         cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=cache.root):
@@ -118,6 +118,14 @@ def _cache(found: _Findings) -> None:
         f"{cache.root} ({entries} entries, {size / 1e6:.1f} MB)",
         {"folder": str(cache.root), "entries": entries, "bytes": size},
     )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if another process has removed it in the meantime."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _torch(found: _Findings, compiler_works: bool) -> None:

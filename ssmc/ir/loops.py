@@ -162,6 +162,28 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Block:
+    """How a kernel is spread over the threads of a GPU, one for each point of its grid and lane; see
+    ``passes.blocks``.
+
+    ``threads`` of a block, at most. ``grouped``: a block is one group of lanes, whose sums it gathers, at each step
+    if ``each_step``, else at the end of each chunk; where it is not, threads are dealt out along the whole grid, lanes
+    fastest. ``steps`` of time are one thread's where steps do not depend on each other (0: all of them). Loops over
+    ``unrolled`` axes are written out, so that what is kept along them stays in registers. ``shared`` variables, and
+    rings of ``shared_rings``, lie in shared memory. In ``shifted`` rings all values move on by one place after each
+    step."""
+
+    threads: int
+    grouped: bool
+    each_step: bool
+    steps: int
+    unrolled: frozenset[str]
+    shared: frozenset[str]
+    shared_rings: frozenset[str]
+    shifted: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks."""
@@ -185,6 +207,7 @@ class Kernel:
     rebuild: tuple[Group, ...] = ()
     sums: tuple[str, ...] = ()
     chunk: int = 0
+    block: Block | None = None
 
     @property
     def sections(self) -> dict[str, tuple[Group, ...]]:

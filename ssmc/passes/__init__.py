@@ -1,5 +1,6 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
+from .blocks import spread
 from .flatten import flatten
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline

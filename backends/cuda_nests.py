@@ -1,0 +1,166 @@
+"""Groups of statements → CUDA C: loops written out, sums over the lanes of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ssmc.ir.loops import Group, Kernel, LaneSum
+
+from .c_nests import Nests
+from .cuda_expr import Expressions
+from .launch import WARP
+from .writer import Names, Writer
+
+_AHEAD = 4  # rounds of a loop that are written out side by side, so that their loads are issued together
+
+
+class GroupEmitter(Nests):
+    """Writes the groups of one kernel for one thread."""
+
+    def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
+        super().__init__(kernel, x, names, out)
+        self.block = x.block
+
+    # ------------------------------------------------------------ time
+
+    def steps(self) -> None:
+        """The steps from ``start`` up to ``stop``."""
+        k, out = self.kernel, self.out
+        if not k.time:
+            self.groups("step")
+        elif k.chunk:
+            upwards = f"for (int64_t begin = start; begin < stop; begin += {k.chunk})"
+            last = f"start + (stop - start - 1) / {k.chunk} * {k.chunk}"
+            down = f"for (int64_t begin = {last}; begin >= start; begin -= {k.chunk})"
+            with out.block(down if k.reverse else upwards):
+                out.line(f"const int64_t count = begin + {k.chunk} < stop ? {k.chunk} : stop - begin;")
+                self._chunk()
+        else:
+            with out.block("for (int64_t step = start; step < stop; ++step)"):
+                self.present("step")
+                self.groups("step")
+                self._shift()
+
+    def _chunk(self) -> None:
+        """One chunk of time, ``s`` its steps: what it begins with, what is rebuilt, then its steps."""
+        k, out = self.kernel, self.out
+        if k.enter:
+            with out.block(""):
+                out.line("const int64_t s = 0;")
+                self.at("begin + s")
+                self.groups("enter")
+        up = "for (int64_t s = 0; s < count; ++s)"
+        if k.rebuild:
+            with out.block(up):
+                self.at("begin + s")
+                self.groups("rebuild")
+        with out.block("for (int64_t s = count - 1; s >= 0; --s)" if k.reverse else up):
+            self.at("begin + s")
+            self.groups("step")
+            if self.block.each_step:
+                self._gathered("1", "s")
+            self._shift()
+        if not self.block.each_step:
+            self._gathered("count", "0")
+
+    def groups(self, section: str) -> None:
+        """All groups of a section."""
+        for group in self.kernel.sections[section]:
+            self.group(group, section)
+
+    def _shift(self) -> None:
+        """Move what is carried on by one step."""
+        for ring in self.kernel.rings:
+            if ring.tensor not in self.block.shifted:
+                continue
+            for part in ring.parts:
+                name = self.x.ring_name(ring.tensor, part)
+                with self._nest(ring.dims) as at:
+                    for slot in range(ring.slots - 1, 0, -1):
+                        self.out.line(f"{name}[{slot}]{at} = {name}[{slot - 1}]{at};")
+
+    # ------------------------------------------------------------ loops
+
+    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool) -> None:
+        if axes[0] in self.block.unrolled:
+            self.out.line("#pragma unroll")
+        else:  # said, because the compiler writes out what it thinks is short
+            self.out.line(f"#pragma unroll {_AHEAD if len(axes) == 1 else 1}")
+
+    @contextmanager
+    def _nest(self, axes: tuple[str, ...]) -> Iterator[str]:
+        """Loops over inner axes; gives the indices."""
+        if not axes:
+            yield ""
+            return
+        name = self.names.get("i", axes[0])
+        if axes[0] in self.block.unrolled:
+            self.out.line("#pragma unroll")
+        head = f"for (int64_t {name} = 0; {name} < {self.x.size(axes[0])}; ++{name})"
+        with self.out.block(head), self._nest(axes[1:]) as rest:
+            yield f"[{name}]{rest}"
+
+    # ------------------------------------------------------------ sums over lanes
+
+    def guards(self, conditions: list[str]) -> list[str]:
+        return [*conditions, "live"] if self.block.grouped else conditions
+
+    def sums(self) -> list[LaneSum]:
+        """The sums over groups of lanes."""
+        return [s for g in self.kernel.step for s in g.statements if isinstance(s, LaneSum)]
+
+    def sum_name(self, statement: LaneSum) -> str:
+        """Where the warps of a block put their parts of a sum."""
+        return self.names.get("g", f"{statement.tensor} {statement.part}")
+
+    def sum_shape(self, statement: LaneSum) -> list[int]:
+        """One part for each warp, step and inner index."""
+        inner = [self.x.fixed[a] for a in statement.dims]
+        steps = [] if self.block.each_step else [self.kernel.chunk]
+        return [self.block.threads // WARP, *steps, *inner]
+
+    def lane_sum(self, statement: LaneSum, section: str) -> None:
+        x, node = self.x, statement.node
+        type = {"int64_t": "i64", "int": "i64"}.get(self.c_type(node.type), x.precision)
+        x.needed.add(f"ssmc_warp_sum_{type}")
+        place = ("" if self.block.each_step else "[s]") + "".join(f"[{self.names.get('i', a)}]" for a in statement.dims)
+        target = f"{self.sum_name(statement)}[SSMC_THREAD / {WARP}]{place}"
+        with self.out.block(""):
+            value = f"live ? {x.expr(node, section)} : 0"
+            self.out.line(f"const {self.c_type(node.type)} sum = ssmc_warp_sum_{type}({value});")
+            self.out.line(f"if (SSMC_THREAD % {WARP} == 0) {target} = sum;")
+
+    def _gathered(self, count: str, first: str) -> None:
+        """Add up the parts of all warps, in order, for ``count`` steps, and write one number for each."""
+        if not self.kernel.sums:
+            return
+        self.out.line("SSMC_BARRIER();")
+        for statement in self.sums():
+            self._gather(statement, count, first)
+        self.out.line("SSMC_BARRIER();")
+
+    def _gather(self, statement: LaneSum, count: str, first: str) -> None:
+        x, out, time = self.x, self.out, str(self.kernel.time)
+        inner = [x.fixed[a] for a in statement.dims]
+        number = 1
+        for extent in inner:
+            number *= extent
+        with out.block(f"for (int64_t e = SSMC_THREAD; e < {count} * {number}; e += SSMC_THREADS)"):
+            out.line(f"const int64_t at = {first} + e / {number}, {self.names.get('i', time)} = begin + at;")
+            rest = number
+            for axis, extent in zip(statement.dims, inner, strict=True):
+                rest //= extent
+                out.line(f"const int64_t {self.names.get('i', axis)} = e / {rest} % {extent};")
+            place = ("" if self.block.each_step else "[at]") + "".join(
+                f"[{self.names.get('i', a)}]" for a in statement.dims
+            )
+            out.line(f"{self.c_type(statement.node.type)} sum = 0;")
+            warps = f"(SSMC_THREADS + {WARP - 1}) / {WARP}"
+            out.line(f"for (int warp = 0; warp < {warps}; ++warp) sum += {self.sum_name(statement)}[warp]{place};")
+            group = f"{self.kernel.lane}.group"
+            axes = x.tensors[statement.tensor].axes
+            target = x.element(
+                statement.tensor, statement.part, ["number" if a == group else self.names.get("i", a) for a in axes]
+            )
+            out.line(f"{target} = {x.narrow('sum', x.storage[statement.tensor])};")

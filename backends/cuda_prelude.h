@@ -1,0 +1,105 @@
+/* What a GPU has and a host has not, and what NVRTC lacks without headers. This is all that has to be replaced to
+   run emitted kernels elsewhere. */
+
+#ifdef __CUDACC_RTC__
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#else
+#include <stdint.h>
+#endif
+
+#undef INT64_C
+#undef INT64_MIN
+#undef INT64_MAX
+#undef INFINITY
+#undef NAN
+#define INT64_C(value) ((int64_t)value##LL)
+#define INT64_MAX ((int64_t)0x7fffffffffffffffLL)
+#define INT64_MIN (-INT64_MAX - 1)
+#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
+
+/* Threads and what they share. */
+#define SSMC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define SSMC_BLOCK (blockIdx.x)
+#define SSMC_THREAD ((int)threadIdx.x)
+#define SSMC_THREADS ((int)blockDim.x)
+#define SSMC_BARRIER() __syncthreads()
+#define SSMC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define SSMC_INLINE static __device__ __forceinline__
+#define SSMC_FMA(a, b, c) fmaf(a, b, c)
+
+/* What C compilers have built in. */
+#define __builtin_fabsf fabsf
+#define __builtin_fabs fabs
+#define __builtin_sqrtf sqrtf
+#define __builtin_sqrt sqrt
+#define __builtin_floorf floorf
+#define __builtin_floor floor
+#define __builtin_ceilf ceilf
+#define __builtin_ceil ceil
+#define __builtin_rintf rintf
+#define __builtin_rint rint
+#define __builtin_copysignf copysignf
+#define __builtin_inff() INFINITY
+
+SSMC_INLINE uint32_t ssmc_bits(float x) {
+    return __float_as_uint(x);
+}
+
+SSMC_INLINE float ssmc_float(uint32_t bits) {
+    return __uint_as_float(bits);
+}
+
+/* 2^x in one instruction: at most 2 units in the last place off; results below the normal numbers are 0. */
+SSMC_INLINE float ssmc_power_of_two_quickly(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* 1 / x in one instruction: at most 1 unit in the last place off; results below the normal numbers are 0. */
+SSMC_INLINE float ssmc_reciprocal_quickly(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Storage of 16 bits; rounded to nearest, ties to even; NaN stays NaN. */
+
+SSMC_INLINE uint16_t ssmc_f32_to_bf16(float x) {
+    uint16_t y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+
+SSMC_INLINE float ssmc_f16_to_f32(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+
+SSMC_INLINE uint16_t ssmc_f32_to_f16(float x) {
+    uint16_t y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+
+/* The value of the lane of the same warp whose number differs in these bits. */
+
+SSMC_INLINE float ssmc_exchanged_f32(float x, int bits) {
+    return __shfl_xor_sync(0xffffffffu, x, bits);
+}
+
+SSMC_INLINE double ssmc_exchanged_f64(double x, int bits) {
+    return __shfl_xor_sync(0xffffffffu, x, bits);
+}
+
+SSMC_INLINE int64_t ssmc_exchanged_i64(int64_t x, int bits) {
+    return (int64_t)__shfl_xor_sync(0xffffffffu, (long long)x, bits);
+}

@@ -1,0 +1,123 @@
+"""Loops → Loops: how each kernel is spread over the threads of a GPU, and where a thread keeps what it keeps.
+
+One thread takes one point of the grid and one lane, and walks through time in order; neighbouring threads take
+neighbouring lanes, so that a warp reads rows of memory. Where steps do not depend on each other a thread takes a
+few. A sum over a group of lanes is gathered by the block that is this group, in a fixed order.
+
+What is kept along inner axes stays in registers where their loops can be written out. What is rebuilt for a chunk of
+time (a number per step) lies in shared memory where a block's share of it is small; else, like all that is too much
+for registers, in memory of the thread's own, which the hardware interleaves and caches.
+
+Precondition: kernels without tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from ssmc.ir import BOOL, INT, DType
+from ssmc.ir.loops import LANE_GROUP, Block, Group, Kernel, LaneSum, Loops, Ring, Variable
+
+WARP = 32
+THREADS = 128
+_STEPS = 8  # steps for a thread where steps do not depend on each other
+_LONGEST = 64  # steps of a loop that is written out, at most
+_STATEMENTS = 512  # statements that a loop nest becomes, written out, at most
+_NUMBERS = 128  # 32-bit numbers that a thread keeps in registers along inner axes, at most
+_SHIFTED = 8  # steps of a carried value that move on by one place each step, at most
+_SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
+
+
+def spread(loops: Loops, precision: str) -> Loops:
+    """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``."""
+    real = 8 if precision == "f64" else 4
+    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, real).run() for k in loops.kernels))
+
+
+@dataclass
+class _Spreading:
+    kernel: Kernel
+    fixed: Mapping[str, int]
+    real: int
+
+    def run(self) -> Kernel:
+        k = self.kernel
+        shifted = frozenset(r.tensor for r in k.rings if not r.history and 1 < r.slots <= _SHIFTED + 1)
+        threads = LANE_GROUP if k.sums else THREADS
+        room = _SHARED
+        each_step = False
+        if k.sums:
+            each_step = self._bytes_of_sums(threads, k.chunk) > _SHARED // 2
+            room -= self._bytes_of_sums(threads, 1 if each_step else k.chunk)
+        shared, rings = self._shared(room // threads)
+        steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
+        block = Block(threads, bool(k.sums), each_step, steps, self._unrolled(), shared, rings, shifted)
+        return replace(k, block=block)
+
+    # ------------------------------------------------------------ shared memory
+
+    def _bytes_of_sums(self, threads: int, steps: int) -> int:
+        found = [s for g in self.kernel.step for s in g.statements if isinstance(s, LaneSum)]
+        numbers = sum(self._count(s.dims) * self._bytes(s.node.type) for s in found)
+        return threads // WARP * steps * numbers
+
+    def _shared(self, room: int) -> tuple[frozenset[str], frozenset[str]]:
+        """Variables and rings with something for each step of a chunk, as far as a thread's share of ``room`` bytes
+        holds them; small things first."""
+        held: dict[tuple[str, bool], int] = {}
+        for ring in self.kernel.rings:
+            if ring.history:
+                size = ring.slots * self._count(ring.dims) * self._bytes(ring.type) * len(ring.parts)
+                held[ring.tensor, True] = size
+        for variable in self._kept():
+            if variable.chunk:
+                size = self.kernel.chunk * self._count(variable.dims) * self._bytes(variable.type)
+                held[variable.name, False] = size
+        chosen = []
+        for key, size in sorted(held.items(), key=lambda item: (item[1], item[0])):
+            if size <= room:
+                chosen.append(key)
+                room -= size
+        return frozenset(n for n, ring in chosen if not ring), frozenset(n for n, ring in chosen if ring)
+
+    def _kept(self) -> list[Variable]:
+        return [v for v in self.kernel.variables.values() if not v.local]
+
+    def _count(self, dims: Iterable[str]) -> int:
+        return math.prod(self.fixed[a] for a in dims)
+
+    def _bytes(self, type: DType) -> int:
+        return {INT: 8, BOOL: 4}.get(type, self.real)
+
+    # ------------------------------------------------------------ registers
+
+    def _unrolled(self) -> frozenset[str]:
+        """The inner axes whose loops are written out: short ones, the longest left out first where that is too much
+        text or what is kept along them too much for registers."""
+        groups = [g for groups in self.kernel.sections.values() for g in groups]
+        axes = {a for g in groups for a in g.axes if a in self.fixed and self.fixed[a] <= _LONGEST}
+        while axes and (self._words(axes) > _NUMBERS or any(self._text(g, axes) > _STATEMENTS for g in groups)):
+            worst = [g for g in groups if self._text(g, axes) > _STATEMENTS]
+            among = {a for g in worst for a in g.axes} & axes or axes
+            axes.remove(max(among, key=lambda a: (self.fixed[a], a)))
+        return frozenset(axes)
+
+    def _text(self, group: Group, axes: set[str]) -> int:
+        """Statements that a group becomes when the loops over these axes are written out."""
+        return len(group.statements) * self._count(a for a in group.axes if a in axes)
+
+    def _words(self, axes: set[str]) -> int:
+        """32-bit numbers in arrays that can stay in registers."""
+        arrays: list[tuple[tuple[str, ...], int]] = []
+        for ring in self.kernel.rings:
+            if not ring.history:
+                arrays.append((ring.dims, self._ring_words(ring)))
+        for variable in self._kept():
+            if not variable.chunk and variable.dims:
+                arrays.append((variable.dims, self._count(variable.dims) * self._bytes(variable.type) // 4))
+        return sum(words for dims, words in arrays if dims and set(dims) <= axes)
+
+    def _ring_words(self, ring: Ring) -> int:
+        return ring.slots * len(ring.parts) * self._count(ring.dims) * self._bytes(ring.type) // 4
