@@ -40,6 +40,7 @@ class LayerCache:
         positions: (batch, kept) int64, which token of its row a key belongs to, -1 for padding; None if there has been
             no padding, and then the keys are those of tokens ``first``, ``first + 1``, …
         keep: how many positions back ``crop`` may go.
+        is_ahead: whether it has seen tokens that the cache it belongs to has not counted yet.
     """
 
     def __init__(self, keep: int = 0) -> None:
@@ -49,6 +50,7 @@ class LayerCache:
         self.positions: Tensor | None = None
         self.first = 0
         self.keep = keep
+        self.is_ahead = False
         # For each compiled layer the states after the last positions, at most keep + 1, the present one at the end;
         # None stands for the one before the first token.
         self._past: dict[str, deque[State | None]] = {}
@@ -63,6 +65,7 @@ class LayerCache:
             op: a layer with one output; its first input has the axes (batch, time, …).
             inputs, named: its arguments; ``mask=`` too, but no packed documents.
         """
+        self.is_ahead = True
         before = self.states.get(name)
         length = inputs[0].shape[1]
         if not self.keep or not length:
@@ -94,6 +97,7 @@ class LayerCache:
         Returns:
             keys and values (batch, heads, kept, width), and the positions of the keys, (1 or batch, kept) int64.
         """
+        self.is_ahead = True
         kept = 0 if self.keys is None else self.keys.shape[2]
         if self.keys is not None and self.values is not None:
             keys, values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
@@ -221,8 +225,14 @@ class StateCache(Cache):
                 passes it; bools or numbers, 0 for padding.
 
         Raises:
-            UserError: a mask of another shape, or a batch that differs from the one that the cache is of.
+            UserError: a mask of another shape, a batch that differs from the one that the cache is of, or an earlier
+                call that began and was interrupted.
         """
+        if any(layer.is_ahead for layer in self.layers):
+            raise UserError(
+                "a call with this cache was interrupted: some layers have seen its tokens, others have not",
+                hint="`rewind` it to a snapshot, or `reset` it",
+            )
         if self.mask is not None and self.mask.shape[0] != batch:
             raise UserError(f"a cache of {self.mask.shape[0]} rows, and a call with {batch}")
         mask = new_columns(attention_mask, batch, length, self._length)
@@ -239,6 +249,8 @@ class StateCache(Cache):
             self.mask = torch.cat([before, mask], 1)
         self._length += length
         self._croppable = min(self._croppable + length, self.keep)
+        for layer in self.layers:
+            layer.is_ahead = False
 
     def token_positions(self, length: int, mask: Tensor | None) -> Tensor | None:
         """Which token of its row each of ``length`` new positions is, counted from the first token of the row:
@@ -410,8 +422,12 @@ def new_columns(attention_mask: Tensor | None, batch: int, length: int, past: in
             hint="padding is told by one number for each position, 0 or 1",
         )
     mask = attention_mask[:, -length:] != 0 if length else attention_mask[:, :0] != 0
-    # Whether there is padding is not asked while tracing, where nobody knows.
-    return None if not torch.compiler.is_compiling() and bool(mask.all()) else mask
+    return with_padding(mask)
+
+
+def with_padding(mask: Tensor | None) -> Tensor | None:
+    """The mask, or None if all positions are tokens; while tracing, where nobody knows, the mask."""
+    return mask if mask is None or torch.compiler.is_compiling() or not bool(mask.all()) else None
 
 
 def token_positions(mask: Tensor, before: Tensor | int = 0) -> Tensor:

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ssmc.errors import UserError
 
-from .cache import LayerCache, StateCache, chosen_cache, new_columns
+from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
 from .mixer import MixerLayers, mamba_mixer
@@ -210,7 +210,8 @@ class MambaModel(MambaPreTrainedModel):
         mask = (
             new_columns(attention_mask, batch, length) if cache is None else cache.begin(attention_mask, batch, length)
         )
-        sequences = documents if mask is None else {**documents, "mask": mask}
+        padding = with_padding(mask)  # what came before may have had some, and these be tokens
+        sequences = documents if padding is None else {**documents, "mask": padding}
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         outputs: list[Tensor] = []

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ssmc.errors import UserError
 
-from .cache import StateCache, new_columns, token_positions
+from .cache import StateCache, new_columns, token_positions, with_padding
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def tokens_of(
         assert numbers is not None
     else:
         numbers = torch.arange(past, past + shape[1], device=device)[None]
-    padding = mask if mask is None or torch.compiler.is_compiling() or not bool(mask.all()) else None
+    padding = with_padding(mask)
     given = _given_positions(shape, device, mask, position_ids, cu_seqlens, seq_idx)
     if given is None or _only_count(given, numbers, mask):
         return Tokens(mask, padding, numbers, numbers, None)

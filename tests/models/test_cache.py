@@ -206,6 +206,23 @@ def test_gradients_flow_through_until_they_are_cut(x: Tensor) -> None:
     assert x.grad is not None and x.grad[:, :5].abs().sum() == 0
 
 
+def test_interrupted_calls(x: Tensor) -> None:
+    """A call that fails half-way leaves layers that have seen different tokens: nothing goes on from there."""
+    cache = StateCache(2)
+    call(cache, x[:, :5])
+    saved = cache.snapshot()
+    cache.begin(None, 3, 7)
+    cache.layers[0].run("conv", CONV, x[:, 5:], WEIGHT)
+    with pytest.raises(UserError, match="was interrupted"):
+        call(cache, x[:, 5:])
+    cache.rewind(saved)
+    torch.testing.assert_close(call(cache, x[:, 5:]), whole(x)[:, 5:])
+    with pytest.raises(RuntimeError):
+        call(cache, x, torch.ones(3, 12, dtype=torch.int64).to("meta"))
+    cache.reset()
+    torch.testing.assert_close(call(cache, x), whole(x))
+
+
 # ---------------------------------------------------------------- keys and values
 
 
