@@ -177,6 +177,7 @@ class Snapshot:
 
     length: int
     mask: Tensor | None
+    documents: bool
     croppable: int
     layers: tuple[LayerCache, ...]
 
@@ -196,6 +197,7 @@ class StateCache(Cache):
     Attributes:
         layers: a ``LayerCache`` for each layer.
         mask: (batch, length) bool, which of the positions so far are tokens; None if all are.
+        documents: whether a document may have begun after the first token of a row, so that positions have to be given.
     """
 
     layers: list[LayerCache]
@@ -208,6 +210,7 @@ class StateCache(Cache):
             raise UserError(f"StateCache: `keep` is {keep!r}", expected="a number of positions")
         super().__init__(layers=[LayerCache(keep) for _ in range(number)])
         self.mask: Tensor | None = None
+        self.documents = False
         self.keep = keep
         self._length = 0
         self._croppable = 0  # positions
@@ -299,13 +302,16 @@ class StateCache(Cache):
 
     def snapshot(self) -> Snapshot:
         """The cache as it is now, for ``rewind``; it costs no copy."""
-        return Snapshot(self._length, self.mask, self._croppable, tuple(layer.copy() for layer in self.layers))
+        return Snapshot(
+            self._length, self.mask, self.documents, self._croppable, tuple(layer.copy() for layer in self.layers)
+        )
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Make it what it was when the snapshot was taken, of this cache or of a clone."""
         if len(snapshot.layers) != len(self.layers):
             raise UserError(f"a snapshot of {len(snapshot.layers)} layers, and a cache of {len(self.layers)}")
         self._length, self.mask, self._croppable = snapshot.length, snapshot.mask, snapshot.croppable
+        self.documents = snapshot.documents
         self.layers = [layer.copy() for layer in snapshot.layers]
         self.keep = max((layer.keep for layer in self.layers), default=self.keep)
 
@@ -325,6 +331,7 @@ class StateCache(Cache):
         """Back to before the first token."""
         self.layers = [LayerCache(self.keep) for _ in self.layers]
         self._length = self._croppable = 0
+        self.documents = False
         self.mask = None
 
     # ------------------------------------------------------------ rows

@@ -87,4 +87,4 @@ def block_diagonal(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     heads, width = weight.shape[:2]
     batch, length = values.shape[:2]
     blocks = values.reshape(batch * length, heads, width).transpose(0, 1)
-    return torch.baddbmm(bias[:, None], blocks, weight).transpose(0, 1).reshape(batch, length, -1)
+    return torch.baddbmm(bias[:, None], blocks, weight).transpose(0, 1).reshape(batch, length, heads * weight.shape[2])

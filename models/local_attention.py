@@ -58,7 +58,7 @@ def local_attention(
             numbers[0][:, start:end], numbers[1][:, near], window, None if reach is None else reach[:, start:end]
         )
         pieces.append(_attend(query[:, :, start:end], key[:, :, near], value[:, :, near], seen, dropout))
-    return torch.cat(pieces, 2)
+    return torch.cat(pieces, 2) if pieces else query
 
 
 def _apart(numbers: Tensor) -> Tensor:

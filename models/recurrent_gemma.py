@@ -28,6 +28,12 @@ from .norms import RMSNorm
 from .tokens import Tokens, tokens_of
 
 
+def ends_branch(product: nn.Linear) -> nn.Linear:
+    """The product, marked as one whose result is added to the residual: it is initialised smaller."""
+    product.ends_branch = True  # type: ignore[assignment]
+    return product
+
+
 class RecurrentGemmaRglru(nn.Module):
     """The parameters of an RG-LRU: Λ, and the weights and biases of its two gates."""
 
@@ -44,13 +50,12 @@ class RecurrentGemmaRglru(nn.Module):
 class RecurrentGemmaRecurrentBlock(nn.Module):
     """The recurrent mixer. De et al. 2024, section 2.3."""
 
-    def __init__(self, config: RecurrentGemmaConfig, layer: int) -> None:
+    def __init__(self, config: RecurrentGemmaConfig) -> None:
         super().__init__()
         hidden, width, taps = config.hidden_size, config.lru_width, config.conv1d_width
-        self.layer = layer
         self.linear_y = nn.Linear(hidden, width)
         self.linear_x = nn.Linear(hidden, width)
-        self.linear_out = nn.Linear(width, hidden)
+        self.linear_out = ends_branch(nn.Linear(width, hidden))
         self.conv_1d = nn.Conv1d(width, width, taps, groups=width, padding=taps - 1)
         self.rg_lru = RecurrentGemmaRglru(config)
         self.act_fn = ACT2FN[config.hidden_activation]
@@ -64,25 +69,25 @@ class RecurrentGemmaRecurrentBlock(nn.Module):
 class RecurrentGemmaAttention(nn.Module):
     """The mixer that sees the last tokens. De et al. 2024, section 2.3."""
 
-    def __init__(self, config: RecurrentGemmaConfig, layer: int) -> None:
+    def __init__(self, config: RecurrentGemmaConfig) -> None:
         super().__init__()
         hidden, heads, groups, size = (
             config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
         )  # fmt: skip
-        self.layer, self.size, self.window = layer, size, config.attention_window_size
+        self.heads, self.groups, self.size, self.window = heads, groups, size, config.attention_window_size
         self.dropout = config.attention_dropout
         self.plain = config._attn_implementation == "eager"
         self.q_proj = nn.Linear(hidden, heads * size, bias=config.attention_bias)
         self.k_proj = nn.Linear(hidden, groups * size, bias=config.attention_bias)
         self.v_proj = nn.Linear(hidden, groups * size, bias=config.attention_bias)
-        self.o_proj = nn.Linear(heads * size, hidden, bias=True)
+        self.o_proj = ends_branch(nn.Linear(heads * size, hidden, bias=True))
 
     def forward(
         self, hidden: Tensor, tokens: Tokens, turn: tuple[Tensor, Tensor], cache: LayerCache | None = None
     ) -> Tensor:
         query, key, value = (
-            project(module, hidden).view(*hidden.shape[:2], -1, self.size).transpose(1, 2)
-            for module in (self.q_proj, self.k_proj, self.v_proj)
+            project(module, hidden).view(*hidden.shape[:2], heads, self.size).transpose(1, 2)
+            for module, heads in ((self.q_proj, self.heads), (self.k_proj, self.groups), (self.v_proj, self.groups))
         )
         query, key = rotated(query, turn), rotated(key, turn)
         numbers = None if tokens.mask is None else (tokens.numbers, tokens.numbers)
@@ -107,7 +112,7 @@ class RecurrentGemmaMlp(nn.Module):
         hidden, width = config.hidden_size, config.intermediate_size // 2
         self.gate_proj = nn.Linear(hidden, width)
         self.up_proj = nn.Linear(hidden, width)
-        self.down_proj = nn.Linear(width, hidden)
+        self.down_proj = ends_branch(nn.Linear(width, hidden))
         self.act_fn = ACT2FN[config.hidden_activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -122,7 +127,7 @@ class RecurrentGemmaDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         kind = config.block_types[layer % len(config.block_types)]
         self.temporal_pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, offset=1.0)
-        self.temporal_block = _MIXERS[kind](config, layer)
+        self.temporal_block = _MIXERS[kind](config)
         self.channel_pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, offset=1.0)
         self.mlp_block = RecurrentGemmaMlp(config)
 
@@ -159,18 +164,14 @@ class RecurrentGemmaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Conv1d):
             _init_product(module, self.config.w_init_variance_scale, module.kernel_size[0])
         elif isinstance(module, nn.Linear):
-            _init_product(module, 1.0, module.in_features)
+            last = getattr(module, "ends_branch", False)
+            _init_product(module, self.config.final_w_init_variance_scale if last else 1.0, module.in_features)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, RMSNorm):
             init.zeros_(module.weight)
-        # Modules come after those inside them: this has the last word.
-        last = {"linear_out", "o_proj", "down_proj"}
-        for name, product in module.named_children():
-            if name in last and isinstance(product, nn.Linear):
-                _init_product(product, self.config.final_w_init_variance_scale, product.in_features)
 
 
 def _init_product(module: nn.Linear | nn.Conv1d, scale: float, fan_in: int) -> None:
@@ -319,11 +320,11 @@ class RecurrentGemmaModel(RecurrentGemmaPreTrainedModel):
     def _cache(self, use_cache: bool | None, given: StateCache | None) -> StateCache | None:
         """The cache that a call fills, if any."""
         replayed = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        if given is not None and replayed:
-            raise UserError(
-                "a cache is given, and gradient checkpointing runs layers twice",
-                hint="model.eval(), or torch.no_grad()",
-            )
+        if given is not None and len(given.layers) != len(self.layers):
+            raise UserError(f"a cache of {len(given.layers)} layers, and a model of {len(self.layers)}")
+        if given is not None and (replayed or use_cache is False):
+            why = "gradient checkpointing runs layers twice" if replayed else "`use_cache` is False"
+            raise UserError(f"a cache is given, and {why}", hint="leave out the cache")
         if given is not None or replayed:
             return given
         wanted = use_cache if use_cache is not None else self.config.use_cache and not self.training

@@ -67,6 +67,11 @@ def tokens_of(
     else:
         numbers = torch.arange(past, past + shape[1], device=device)[None]
     padding = with_padding(mask)
+    if cache is not None and cache.documents and position_ids is None:
+        raise UserError(
+            "earlier calls with this cache had documents that began inside of rows, and `position_ids` is not given",
+            expected="(batch, length) ints, the position of each token in its document",
+        )
     given = _given_positions(shape, device, mask, position_ids, cu_seqlens, seq_idx)
     if given is None or _only_count(given, numbers, mask):
         return Tokens(mask, padding, numbers, numbers, None)
@@ -74,6 +79,8 @@ def tokens_of(
     start = torch.where(begins, numbers, -1).cummax(1).values
     # Before the first beginning of this call, positions tell how long ago the document of an earlier call began.
     reach = torch.where(start >= 0, numbers - start, torch.minimum(given, numbers))
+    if cache is not None:
+        cache.documents = True
     return Tokens(mask, padding, numbers, given, reach)
 
 

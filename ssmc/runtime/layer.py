@@ -317,7 +317,13 @@ class Layer:
         for number, item in enumerate(signature.inputs):
             if values[number] is not None:
                 values[number] = as_tensor(signature.name, item, values[number], double)
-        return values, complete_statics(signature, self._fixed, given)
+        return values, self._completed(tuple(given.items()))
+
+    def _completed(self, given: tuple[tuple[str, StaticValue], ...]) -> tuple[StaticValue, ...]:
+        """A value for every static parameter."""
+        return complete_statics(self._operator.signature, self._fixed, dict(given))
+
+    _completed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # else its reals are of any value
 
     def _state_values(self, state: State | None) -> tuple[torch.Tensor, ...] | None:
         if state is None:
