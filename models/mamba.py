@@ -24,7 +24,7 @@ from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_
 from .linear import project
 from .mixer import MixerLayers, mamba_mixer
 from .norms import RMSNorm
-from .sequences import packing
+from .sequences import embedded, packing, shown
 
 mixer_layers = lru_cache(maxsize=None)(MixerLayers)
 """The compiled layers for an activation; all mixers with that activation call the same ones."""
@@ -199,10 +199,7 @@ class MambaModel(MambaPreTrainedModel):
         Raises:
             UserError: an argument is wrong or contradicts another; the message says which.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
-            raise UserError(f"{given} of `input_ids` and `inputs_embeds` given", expected="one of them")
-        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = embedded(self.embeddings, input_ids, inputs_embeds, self.config.hidden_size)
         batch, length = hidden.shape[:2]
         cache = chosen_cache(cache=cache, cache_params=cache_params, past_key_values=past_key_values)
         documents = packing({"position_ids": position_ids, "cu_seqlens": cu_seqlens, "seq_idx": seq_idx}, batch, length)
@@ -286,7 +283,7 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
             labels: (batch, length) ints, the tokens themselves: each is compared with what was predicted before it.
                 -100 counts for nothing: padding, and the first token of a packed document, should have it.
             logits_to_keep: how many of the last positions to give logits for, 0 for all; or a (number,) tensor of
-                positions.
+                positions. With labels all are needed.
             num_items_in_batch: by what the sum of losses is divided; by default the number of labels.
             others: as for ``MambaModel``.
 
@@ -304,6 +301,8 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise UserError(f"`labels` is {shown(labels)}", expected=f"shape {tuple(logits.shape[:2])}")
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )

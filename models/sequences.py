@@ -1,15 +1,40 @@
-"""What a call of a model says about its sequences: where there is padding, and where documents begin."""
+"""What a call of a model says about its sequences: their ids, where there is padding, where documents begin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmc.errors import UserError
 
-PACKED = ("position_ids", "cu_seqlens", "seq_idx")
+
+def embedded(embeddings: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None, width: int) -> Tensor:
+    """The sequences that a model runs, (batch, length, width): ids looked up, or what was given in their place.
+
+    Raises UserError unless exactly one is given: ids (batch, length), ints that the vocabulary has, or reals
+    (batch, length, width).
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise UserError(f"{given} of `input_ids` and `inputs_embeds` given", expected="one of them")
+    if inputs_embeds is not None:
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width or not inputs_embeds.is_floating_point():
+            raise UserError(f"`inputs_embeds` is {shown(inputs_embeds)}", expected=f"reals, (batch, length, {width})")
+        return inputs_embeds
+    assert input_ids is not None
+    if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        raise UserError(f"`input_ids` is {shown(input_ids)}", expected="an int64 or int32 tensor, (batch, length)")
+    try:
+        return embeddings(input_ids)
+    except IndexError:
+        low, high = (int(bound) for bound in input_ids.aminmax())
+        raise UserError(f"`input_ids` holds {low} to {high}", expected="ids that the vocabulary has") from None
+
+
+def shown(value: Tensor) -> str:
+    return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
 
 
 def packing(given: Mapping[str, Tensor | None], batch: int, length: int) -> dict[str, Tensor]:

@@ -185,6 +185,14 @@ def test_mistakes(plain: MambaForCausalLM) -> None:
         plain()
     with pytest.raises(UserError, match="both of `input_ids` and `inputs_embeds`"):
         plain(ids, inputs_embeds=torch.zeros(2, 6, 20))
+    with pytest.raises(UserError, match=r"`input_ids` is a int64 tensor of shape \(6,\)"):
+        plain(ids[0])
+    with pytest.raises(UserError, match="`input_ids` holds 1 to 300"):
+        plain(torch.tensor([[1, 300]]))
+    with pytest.raises(UserError, match=r"`inputs_embeds` is a float32 tensor of shape \(2, 6, 21\)"):
+        plain(inputs_embeds=torch.zeros(2, 6, 21))
+    with pytest.raises(UserError, match=r"`labels` is a int64 tensor of shape \(2, 5\)"):
+        plain(ids, labels=ids[:, 1:])
     with pytest.raises(UserError, match="a cache of 3 layers, and a model of 2"):
         plain(ids, cache=StateCache(3))
     with pytest.raises(UserError, match="a cache is given, and `use_cache` is False"):
