@@ -12,6 +12,7 @@ import pytest
 
 import ssmc
 from ssmc import compiler, passes
+from ssmc.backends import Emitted
 from ssmc.ir import Const, Expr, Index, Op, Program, Read, rewrite
 from ssmc.verify import FAILS, HOLDS, Verification, verify
 
@@ -61,12 +62,13 @@ def in_text(
     """The emitted C is edited; each pattern to be replaced must be there."""
     target = compiler.target_named("c")
 
-    def emit(*args: Any) -> tuple[str, str]:
-        text, symbol = target.emit(*args)
+    def emit(*args: Any) -> Emitted:
+        made = target.emit(*args)
+        text = made.text
         for before, after in edits:
             text, times = re.subn(before, after, text)
             assert times, text
-        return text, symbol
+        return replace(made, text=text)
 
     return lambda: monkeypatch.setattr(compiler, "target_named", lambda _: replace(target, emit=emit))
 
