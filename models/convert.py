@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,10 @@ def convert_checkpoint(
     source, folder = Path(source), Path(folder)
     if to != OURS and to not in FORMATS:
         raise UserError(f"there is no form {to!r}", expected=f"{OURS}, {' or '.join(FORMATS)}")
+    if folder.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise UserError(
+            f"{folder} is where the checkpoint lies, which would be written over", expected="another folder"
+        )
     found = _Source(source)
     if found.form == OURS:
         config, library = found.transformers_config()
@@ -213,7 +218,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _PICKLED | {_SAFE}:
         raise UserError(f"{path} ends in {path.suffix!r}", expected=f"{_SAFE} or {', '.join(sorted(_PICKLED))}")
     try:
-        found = load_file(path) if path.suffix == _SAFE else torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == _SAFE:
+            found = load_file(path)
+        else:  # archives stay on disk until a tensor is read
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} is no file of tensors alone, and nothing else is read: {reason}") from None

@@ -25,6 +25,7 @@ from .griffin import recurrent_block
 from .linear import project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
+from .sequences import embedded, shown
 from .tokens import Tokens, tokens_of
 
 
@@ -288,7 +289,7 @@ class RecurrentGemmaModel(RecurrentGemmaPreTrainedModel):
         Raises:
             UserError: arguments that are missing, contradict each other or have another shape.
         """
-        embeds = self._embedded(input_ids, inputs_embeds)
+        embeds = embedded(self.embed_tokens, input_ids, inputs_embeds, self.config.hidden_size)
         cache = self._cache(use_cache, chosen_cache(cache=cache, past_key_values=past_key_values))
         if output_attentions if output_attentions is not None else self.config.output_attentions:
             raise UserError("`output_attentions` is set", hint="PyTorch's attention kernels never form the weights")
@@ -306,16 +307,6 @@ class RecurrentGemmaModel(RecurrentGemmaPreTrainedModel):
             cache.advance(length, tokens.mask)
         made = model_output(hidden, cache, (*kept, hidden) if wanted else None)
         return made if (self.config.return_dict if return_dict is None else return_dict) else made.to_tuple()
-
-    def _embedded(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            found = "neither is" if input_ids is None else "both are"
-            raise UserError(f"`input_ids` and `inputs_embeds`: {found} given", expected="one of them")
-        for name, value, axes in (("input_ids", input_ids, 2), ("inputs_embeds", inputs_embeds, 3)):
-            if value is not None and value.dim() != axes:
-                shapes = {2: "(batch, length)", 3: f"(batch, length, {self.config.hidden_size})"}
-                raise UserError(f"`{name}` has the shape {tuple(value.shape)}", expected=shapes[axes])
-        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def _cache(self, use_cache: bool | None, given: StateCache | None) -> StateCache | None:
         """The cache that a call fills, if any."""
@@ -335,6 +326,7 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
     """The model and logits for the next token, cap · tanh(hidden · embeddingᵀ / cap)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = True  # Trainer then tells over how many tokens to average
 
     def __init__(self, config: RecurrentGemmaConfig) -> None:
         super().__init__(config)
@@ -360,15 +352,16 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **of_loss: Any,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Logits for the token after each, and the loss. Arguments that RecurrentGemmaModel has mean the same.
 
         Args:
             labels: (B, L) ints, usually ``input_ids``: position t is to predict label t + 1. -100 counts nothing, nor
                 does the first token of a packed document.
-            logits_to_keep: only the last so many positions, or these positions, (n,) ints; 0 for all.
-            of_loss: more arguments for ``self.loss_function``, such as ``num_items_in_batch``.
+            logits_to_keep: only the last so many positions, or these positions, (n,) ints; 0 for all. With labels all
+                are needed.
+            num_items_in_batch: by what the sum of losses is divided; by default the number of labels.
 
         Returns:
             ``loss``, ``logits`` (B, L, vocabulary), ``cache``, ``hidden_states``.
@@ -385,8 +378,12 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
             logits = torch.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
         loss = None
         if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise UserError(f"`labels` is {shown(labels)}", expected=f"shape {tuple(logits.shape[:2])}")
             labels = without_first(labels, position_ids, cu_seqlens, seq_idx)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
         result = causal_output(loss, logits, made.cache, made.hidden_states)
         return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 

@@ -112,8 +112,8 @@ def test_nested_tables_and_other_files(tmp_path: Path) -> None:
 
     model = recurrent_gemma()
     model.save_pretrained(tmp_path / "ours")
-    convert_checkpoint(tmp_path / "ours", tmp_path, to="recurrentgemma")
-    flat = torch.load(tmp_path / "model.pt", weights_only=True)
+    convert_checkpoint(tmp_path / "ours", tmp_path / "theirs", to="recurrentgemma")
+    flat = torch.load(tmp_path / "theirs" / "model.pt", weights_only=True)
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         *path, last = name.split(".")
@@ -123,10 +123,25 @@ def test_nested_tables_and_other_files(tmp_path: Path) -> None:
         inner[last] = value
     torch.save(nested, tmp_path / "nested.pth")
     save_file(flat, tmp_path / "flat.safetensors")
-    for name in ("nested.pth", "flat.safetensors"):
+    torch.save(flat, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("nested.pth", "flat.safetensors", "old.pt"):
         convert_checkpoint(tmp_path / name, tmp_path / f"{name}.out", attention_window=4)
         again = RecurrentGemmaForCausalLM.from_pretrained(tmp_path / f"{name}.out")
         torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
+
+
+def test_again_into_the_same_folder(tmp_path: Path) -> None:
+    """What an earlier conversion left is not mixed with this one; where the checkpoint lies nothing is written."""
+    mamba_ssm(tmp_path / "theirs")
+    for size in (2000, "5GB", 2000, 3000):
+        convert_checkpoint(tmp_path / "theirs", tmp_path / "ours", max_shard_size=size)
+        model = MambaForCausalLM.from_pretrained(tmp_path / "ours")
+        convert_checkpoint(tmp_path / "ours", tmp_path / "back", to="mamba_ssm")
+        mamba_ssm(tmp_path / "theirs")  # other numbers
+        back = torch.load(tmp_path / "back" / "pytorch_model.bin", weights_only=True)
+        assert torch.equal(model.backbone.norm_f.weight, back["backbone.norm_f.weight"])
+    with pytest.raises(UserError, match="would be written over"):
+        convert_checkpoint(tmp_path / "theirs", tmp_path / "theirs")
 
 
 def test_a_checkpoint_of_transformers_loads(tmp_path: Path) -> None:

@@ -255,12 +255,16 @@ def test_mistakes(model: RecurrentGemmaForCausalLM) -> None:
         model(ids, position_ids=torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(UserError, match=r"`attention_mask` has the shape \(2, 1, 6, 6\)"):
         model(ids, attention_mask=torch.ones(2, 1, 6, 6))
-    with pytest.raises(UserError, match="`input_ids` and `inputs_embeds`: neither"):
+    with pytest.raises(UserError, match="neither of `input_ids` and `inputs_embeds`"):
         model()
-    with pytest.raises(UserError, match="`input_ids` and `inputs_embeds`: both"):
+    with pytest.raises(UserError, match="both of `input_ids` and `inputs_embeds`"):
         model(ids, inputs_embeds=torch.zeros(2, 6, 16))
-    with pytest.raises(UserError, match=r"`input_ids` has the shape \(6,\)"):
+    with pytest.raises(UserError, match=r"`input_ids` is a int64 tensor of shape \(6,\)"):
         model(ids[0])
+    with pytest.raises(UserError, match=r"`labels` is a int64 tensor of shape \(2, 5\)"):
+        model(ids, labels=ids[:, 1:])
+    with pytest.raises(TypeError, match="attention_maks"):
+        model(ids, attention_maks=torch.ones(2, 6))
     with pytest.raises(UserError, match="`cu_seqlens` goes from 0 to 5"):
         model(ids, cu_seqlens=torch.tensor([0, 5]))
     with pytest.raises(UserError, match="`cu_seqlens` and `seq_idx`"):

@@ -55,6 +55,15 @@ def test_initial_weights() -> None:
     assert not model.model.embed_tokens.weight[0].any() and model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_attention_dropout() -> None:
+    """Drops weights in training only."""
+    ids = some_tokens(2, 9)
+    plain, dropping = small_model(), small_model(attention_dropout=0.5)
+    assert torch.equal(plain(ids).logits, dropping(ids).logits)
+    first, second = (dropping.train()(ids).logits for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
 def test_untied() -> None:
     model = small_model(tie_word_embeddings=False)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
