@@ -109,6 +109,11 @@ def test_drafts_longer_than_what_is_usually_kept(model: MambaForCausalLM) -> Non
 def test_prompts_in_chunks(model: MambaForCausalLM) -> None:
     ids = some_tokens(2, 9)
     assert torch.equal(generate(model, ids, prefill_chunk_size=4, do_sample=False), greedy(model, ids))
+    padded = ids.clone()
+    padded[0, :6] = 0
+    mask = (padded != 0).long()
+    found = generate(model, padded, attention_mask=mask, prefill_chunk_size=4, do_sample=False)
+    assert torch.equal(found[0, 6:], greedy(model, ids[:1, 6:])[0])
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params"])
