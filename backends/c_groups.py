@@ -14,6 +14,8 @@ from .c_nests import Nests
 from .storage import BYTES
 from .writer import Names, Writer
 
+_AHEAD = 8192  # bytes between what is added up and what is asked for
+
 
 class GroupEmitter(Nests):
     """Writes the groups of one kernel into ``out``; lanes are ``w`` of ``vector``."""
@@ -166,7 +168,32 @@ class GroupEmitter(Nests):
         if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
             self.out.line("#pragma omp simd")
         elif last and not group.lanes and not outer:
+            self._ask_for_rows(group, axes[0])
             self._simd_sum(group)
+
+    def _ask_for_rows(self, group: Group, axis: str) -> None:
+        """Ask for the rows that points a little further on add up: machines do not guess beyond a page."""
+        if self.kernel.lane is not None or not self.kernel.grid:
+            return
+        rows: set[str] = set()
+        for statement in (s for s in group.statements if isinstance(s, Accumulate)):
+            for node in own_nodes(self.kernel, "step", statement):
+                if node.kind == "load" and self._is_row(node, axis):
+                    rows.add(str(node.name[0]))
+        for tensor in sorted(rows):
+            size, one, last = self.x.size(axis), BYTES[self.x.storage[tensor]], self.kernel.grid[-1]
+            further = f"{self.x.axis(last)} + 1 + {_AHEAD} / ({size} * {one})"
+            names = {last: f"({further})", axis: "ahead"}
+            axes = self.x.tensors[tensor].axes
+            there = self.x.offset(tensor, [names.get(a) or self.x.axis(a) for a in axes])
+            steps = f"for (int64_t ahead = 0; ahead < {size}; ahead += {64 // one})"
+            self.out.line(f"if (unit) {steps} __builtin_prefetch(&{self.x.pointer(tensor)}[{there}]);")
+
+    def _is_row(self, node: Node, axis: str) -> bool:
+        """Whether a load walks along ``axis`` through memory, elsewhere for each point of the grid's last axis."""
+        axes = self.x.tensors[str(node.name[0])].axes
+        plain = all(a.kind == "index" and a.name == own for a, own in zip(node.args, axes, strict=True))
+        return plain and axes[-1] == axis and self.kernel.grid[-1] in axes
 
     def _simd_sum(self, group: Group) -> None:
         kinds = {s.node.name[0] for s in group.statements if isinstance(s, Accumulate)}

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from ssmc.ir import DType, Tensor
+from ssmc.ir import OPERATIONS, DType, Tensor
 from ssmc.ir.loops import LANE_GROUP, Kernel, LaneSum, Loops, Ring, Store, Variable, operands, own_nodes
 from ssmc.ir.scalar import walk_nodes
 
@@ -28,6 +28,7 @@ from .storage import BYTES, C_TYPES
 from .writer import Names, Writer
 
 _SMALL_WORK = 32768  # numbers below which a second thread costs more than it gains
+_EXPONENTIAL = 4  # other numbers that take as long as an exponential
 _TIME_BLOCK = 256  # steps that are one point of the grid where steps do not depend on each other
 _VISIT = 2048  # bytes of a column that one visit to a block of lanes reads: with those asked for ahead, they stay in L1
 _BAND = 20  # blocks that a thread walks through time together, at most
@@ -368,7 +369,8 @@ class KernelEmitter:
     def _parallel(self, points: list[tuple[str, str]]) -> None:
         if not points:
             return
-        work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else [self._point()])
+        work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else [])
+        work.append(str(self._point()))
         if self._splits_time():
             work.append("64")
         elif self.kernel.time:
@@ -378,10 +380,15 @@ class KernelEmitter:
         pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"
         self.out.line(f"{pragma} reduction(|:failed)")
 
-    def _point(self) -> str:
-        """How many numbers one point of a grid without lanes is worth: those of its longest loops."""
-        groups = [group for section in self.kernel.sections.values() for group in section]
-        return str(max([16, *(math.prod(self.fixed.get(a, 1) for a in group.axes) for group in groups)]))
+    def _point(self) -> int:
+        """How many numbers are computed at one point of the grid, an exponential counting for some."""
+        found = 0
+        for section, groups in self.kernel.sections.items():
+            for group in groups:
+                nodes = [n for s in group.statements for n in own_nodes(self.kernel, section, s) if n.kind == "op"]
+                heavy = any(OPERATIONS[str(n.name)].exponentials for n in nodes if n.name in OPERATIONS)
+                found += math.prod(self.fixed.get(a, 1) for a in group.axes) * (_EXPONENTIAL if heavy else 1)
+        return max(1, found)
 
     def _grid(self, points: list[tuple[str, str]]) -> None:
         if points:

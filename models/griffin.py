@@ -14,6 +14,7 @@ from ssmc.errors import UserError
 from ssmc.runtime import Layer, Library
 
 from .cache import LayerCache
+from .gates import gated
 from .linear import project
 
 _CONVOLUTION, _CONVOLUTION_OF_DOCUMENTS = Library("causal_conv1d"), Library("griffin_conv1d")
@@ -44,13 +45,13 @@ def recurrent_block(
     """
     positions = positions.expand(hidden.shape[:2])
     padding = {} if mask is None else {"mask": mask}
-    gate = block.act_fn(project(block.linear_y, hidden))
+    gate = project(block.linear_y, hidden)
     mixed = _convolution(block.conv_1d, project(block.linear_x, hidden), positions, documents, padding, cache)
     unit = block.rg_lru
     decay = block_diagonal(mixed, unit.recurrent_gate_weight, unit.recurrent_gate_bias)
     taken = block_diagonal(mixed, unit.input_gate_weight, unit.input_gate_bias)
     mixed = _run(cache, "rg_lru", _RG_LRU, mixed, decay, taken, unit.recurrent_param, positions, **padding)
-    return project(block.linear_out, mixed * gate)
+    return project(block.linear_out, gated(block.act_fn, mixed, gate))
 
 
 def _convolution(

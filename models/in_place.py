@@ -57,7 +57,7 @@ class CarriedByTransformers:
         if before is not None:
             named["h0"] = before
         y, state = op(*inputs, return_state=True, **named)
-        self.cache.update_recurrent_state(state["h"][:, 0], self.index)
+        self.cache.update_recurrent_state(state[0][:, 0], self.index)
         return y
 
 

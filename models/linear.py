@@ -56,8 +56,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     given = (x, weight) if bias is None else (x, weight, bias)
     if held is not None:
         # Most calls were made before with the same shapes.
-        check, asks_nothing, call = held.recent
-        if check(*given) and (asks_nothing or not _grad_enabled()) and held.is_of(weight) and nobody_intercepts():
+        number, check, asks_nothing, call = held.recent
+        if (
+            number == len(given)
+            and check(*given)
+            and (asks_nothing or not _grad_enabled())
+            and held.is_of(weight)
+            and nobody_intercepts()
+        ):
             return call(x, weight, bias)
     if not _are_ordinary(x, weight, bias):
         return F.linear(x, weight, bias)
@@ -67,7 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if held is None or not held.is_of(weight):
         held = _HELD[id(weight)] = _Held(weight)
     call = held.call(x, weight, bias)
-    held.recent = form_check(given), not any(value.requires_grad for value in given), call
+    held.recent = len(given), form_check(given), not any(value.requires_grad for value in given), call
     return call(x, weight, bias)
 
 
@@ -173,8 +179,8 @@ class _Held:
         self._version = _version(weight)
         self._calls: dict[Any, Call] = {}
         self._packed: dict[str, Tensor] = {}
-        # The latest call: what its arguments must be like, whether none of them asks for a gradient, and what runs.
-        self.recent: tuple[Callable[..., bool], bool, Call] = (lambda *_: False), False, F.linear
+        # The latest call: how many arguments, what they must be like, whether none asks for a gradient, what runs.
+        self.recent: tuple[int, Callable[..., bool], bool, Call] = 0, bool, False, F.linear
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether this is that weight, with the memory and the values it had."""

@@ -25,7 +25,7 @@ class MixerLayers:
     def __init__(self, hidden_act: str = "silu") -> None:
         fused = hidden_act in ("silu", "swish")
         self.conv: Layer = load("causal_conv1d", activation="silu" if fused else "none")
-        self.scan: Layer = load("selective_scan", softplus_dt=True)
+        self.scan: Layer = load("selective_scan:mamba_scan")
         self.activation: Callable[[Tensor], Tensor] | None = None
         if not fused:
             from transformers.activations import ACT2FN
@@ -73,10 +73,8 @@ def mamba_mixer(
     if rms_eps is not None:
         low, B, C = (_normalised(value, rms_eps) for value in (low, B, C))
     step, step_bias = _step(modules.dt_proj, low)
-    # Rounded to sixteen bits, a decay near 1 is 1: A is made in float32.
-    A = -torch.exp(modules.A_log.to(torch.promote_types(modules.A_log.dtype, torch.float32)))
     inputs = {} if step_bias is None else {"dt_bias": step_bias}
-    y = _run(entry, "scan", layers.scan, u, step, A, B, C, D=modules.D, z=gate, **inputs, **options)
+    y = _run(entry, "scan", layers.scan, u, step, modules.A_log, B, C, D=modules.D, z=gate, **inputs, **options)
     return project(modules.out_proj, y.to(x.dtype)).to(hidden.dtype)
 
 

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ssmc.errors import UserError
 
 from .cache import LayerCache, StateCache, chosen_cache
+from .gates import gated
 from .generation import StateGenerationMixin, causal_output, model_output
 from .griffin import recurrent_block
 from .linear import project
@@ -117,8 +118,8 @@ class RecurrentGemmaMlp(nn.Module):
         self.act_fn = ACT2FN[config.hidden_activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate = self.act_fn(project(self.gate_proj, hidden))
-        return project(self.down_proj, gate * project(self.up_proj, hidden))
+        gate, up = project(self.gate_proj, hidden), project(self.up_proj, hidden)
+        return project(self.down_proj, gated(self.act_fn, up, gate))
 
 
 class RecurrentGemmaDecoderLayer(GradientCheckpointingLayer):

@@ -27,7 +27,7 @@ from ssmc.backends import Cache, toolchain
 from ssmc.errors import ToolchainError
 from ssmc.runtime import Library
 
-MARGIN = 1.1  # another route than PyTorch's own must be this much faster
+TRAINED_MARGIN = 1.1  # where autograd records a product, another route than PyTorch's own must be this much faster
 PACKED_MARGIN = 1.25  # and this much faster than the best without, if it needs a copy of the weight
 FEW_ROWS = 4  # up to here a weight is read once and little is computed: numbers of rows are told apart
 OPERATIONS = 6e8  # of the product that is timed: larger ones are cut along the outputs
@@ -38,7 +38,7 @@ ROUNDS = 5  # timed calls of each route, leaving out those during which other pr
 LEAST = 3  # that many will do
 SECONDS = 0.5  # after which nothing more is timed
 DTYPES = (torch.float32, torch.bfloat16)
-VERSION = "1"  # change it when routes change or are timed in another way
+VERSION = "2"  # change it when routes change or are timed in another way
 
 Run = Callable[[Tensor, Tensor, Tensor | None, Any], Tensor]
 
@@ -206,7 +206,7 @@ def choose(product: Product) -> Choice:
     except Disturbed:
         return Choice(product, PLAIN, {}, outputs, "other programs kept the processors busy")
     seconds = json.loads((folder / "seconds.json").read_bytes())
-    return Choice(product, fastest(seconds), seconds, outputs)
+    return Choice(product, fastest(seconds, 1.0 if product.keeps else TRAINED_MARGIN), seconds, outputs)
 
 
 def _timed_outputs(product: Product) -> int:
@@ -219,12 +219,10 @@ class Disturbed(Exception):
     """Other programs ran on the processors while something was timed."""
 
 
-def fastest(seconds: dict[str, float]) -> str:
-    """The route to take, by the margins above."""
-    best = PLAIN
-    for name, taken in seconds.items():
-        if ROUTES[name].pack is None and MARGIN * taken < seconds[PLAIN] and taken < seconds[best]:
-            best = name
+def fastest(seconds: dict[str, float], margin: float) -> str:
+    """The route to take; ``margin``: what another than PyTorch's own has to be faster by."""
+    unpacked = {name: taken for name, taken in seconds.items() if ROUTES[name].pack is None}
+    best = min(unpacked, key=lambda name: unpacked[name] * (1.0 if name == PLAIN else margin))
     packed = [name for name in seconds if ROUTES[name].pack is not None]
     good = [name for name in packed if PACKED_MARGIN * seconds[name] < seconds[best]]
     return min(good, key=lambda name: seconds[name], default=best)

@@ -50,7 +50,7 @@ LOWERED = (
     Case("lstm", "lstm", _s(b=2, t=5, d=3, g=4, e=6, k=6)),
     Case("linear", "linear", _s(b=2, t=3, i=37, o=5)),
     Case("norms", "rms_norm", _s(b=2, t=3, d=37)),
-    Case("norms", "add_rms_norm", _s(b=2, t=3, d=37), {"offset": 1.0}),
+    Case("norms", "rms_norm", _s(b=2, t=3, d=37), {"offset": 1.0}),
     Case("rg_lru", "rg_lru", _s(b=2, t=5, d=12, h=3, i=4, j=4)),
     Case("rg_lru", "rg_lru_gated", _s(b=2, t=9, d=70)),
     Case("rg_lru", "rg_lru_gated", _s(b=1, t=65, d=17), {}, ("segment_pos", "h0")),

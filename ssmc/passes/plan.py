@@ -226,6 +226,7 @@ def _folds_along_memory(reading: Reading, unit: Unit, lane: str) -> bool:
                 last = read.indices[-1] if read.indices else None
                 if last == Index(lane):
                     return False
-                if Index(lane) in read.indices and isinstance(last, Index) and last.axis in fold.axes:
+                far = any(Index(lane) in walk(index) for index in read.indices[:-1])
+                if far and isinstance(last, Index) and last.axis in fold.axes:
                     across = True
     return across

@@ -117,6 +117,16 @@ def test_other_dtypes_are_left_to_pytorch(force: Force, dtype: torch.dtype) -> N
     assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
+@pytest.mark.parametrize("name", ROUTES)
+def test_one_weight_in_many_forms(force: Force, name: str) -> None:
+    force(name)
+    weight, bias = numbers(32, 16, seed=1), numbers(32, seed=2)
+    for x in (numbers(1, 16), numbers(2, 3, 16), numbers(1, 16).double(), numbers(16)):
+        wide = weight.double() if x.dtype is torch.float64 else weight
+        for offset in (None, bias.to(x.dtype), None, bias.to(x.dtype)):
+            agree(linear(x, wide, offset), exact(x, wide, offset), x.dtype, 16)
+
+
 def test_errors_are_those_of_pytorch(force: Force) -> None:
     force("oneDNN")
     for x, weight in ((numbers(2, 3), numbers(4, 5)), (numbers(2, 3).double(), numbers(4, 3))):
@@ -324,12 +334,13 @@ def product(**changes: Any) -> Product:
 
 
 def test_margins() -> None:
-    slow, fast = "oneDNN", "oneDNN, packed"
-    assert routes.fastest({PLAIN: 1.0, slow: 0.95, fast: 0.95}) == PLAIN
-    assert routes.fastest({PLAIN: 1.0, slow: 0.8}) == slow
-    assert routes.fastest({PLAIN: 1.0, slow: 0.8, fast: 0.7}) == slow
-    assert routes.fastest({PLAIN: 1.0, slow: 0.8, fast: 0.6}) == fast
-    assert routes.fastest({PLAIN: 1.0}) == PLAIN
+    other, packed = "oneDNN", "oneDNN, packed"
+    assert routes.fastest({PLAIN: 1.0, other: 0.95, packed: 0.95}, 1.1) == PLAIN
+    assert routes.fastest({PLAIN: 1.0, other: 0.95, packed: 0.95}, 1.0) == other
+    assert routes.fastest({PLAIN: 1.0, other: 0.8}, 1.1) == other
+    assert routes.fastest({PLAIN: 1.0, other: 0.8, packed: 0.7}, 1.0) == other
+    assert routes.fastest({PLAIN: 1.0, other: 0.8, packed: 0.6}, 1.0) == packed
+    assert routes.fastest({PLAIN: 1.0}, 1.0) == PLAIN
 
 
 def test_rows_are_told_apart_by_powers_of_two() -> None:
