@@ -17,7 +17,8 @@ from benchmarks import tables
 RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = 2
 LAYERS = ("selective_scan", "rg_lru", "diagonal_ssm", "conv1d", "lstm", "step")
-PARTS = (*LAYERS, "callable", "memory")
+MODELS = ("mamba", "mamba_training", "recurrent_gemma", "decode")
+PARTS = (*LAYERS, "callable", "memory", *MODELS, "activations", "profile")
 
 # Read when a process starts. glibc hands large blocks back at every free otherwise, and PyTorch's
 # intermediate tensors then cost a page fault per page; JAX and torch.compile would use every core.
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{about['cpu']}, {THREADS} of {about['cores']} cores, {about['compiler']}, torch {about['packages']['torch']}"
     )
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as cache:
-        os.environ["SSMC_CACHE_DIR"] = cache  # what is compiled here is of this version
+        os.environ["SSMC_CACHE_DIR"] = options.cache or cache
         found = [table for part in options.only for table in _run(part, options.quick, _say)]
     about["load_average"] = {"before": load, "after": os.getloadavg()[0]}
     path = Path(options.json) if options.json else RESULTS / f"{machine.result_name(about)}.json"
@@ -64,6 +65,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short sequences, few rounds, nothing that compiles long")
     parser.add_argument("--json", metavar="FILE", help="where the numbers go (default: benchmarks/results/)")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep what is compiled (default: compile everything now)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     return parser.parse_args(arguments)
 
@@ -98,12 +100,21 @@ def _tables(part: str, quick: bool, say: Callable[[str], None]) -> Any:
         from benchmarks.fresh import memory_of_call
 
         yield tables.of_memory(memory_of_call(say, 8192))
+    elif part == "activations":
+        from benchmarks.models.activations import table
+
+        yield table(say, 64 if quick else 512)
+    elif part == "profile":
+        from benchmarks.models.profile import profiles
+
+        yield from profiles(say, quick)
     else:
         from importlib import import_module
 
         from benchmarks.timing import FULL, QUICK, run_case
 
-        for case in import_module(f"benchmarks.layers.{part}").cases(quick):
+        folder = "models" if part in MODELS else "layers"
+        for case in import_module(f"benchmarks.{folder}.{part}").cases(quick):
             yield tables.of_case(case, run_case(case, QUICK if quick else FULL, say))
 
 

@@ -71,7 +71,7 @@ def _summary(name: str, seconds: Sequence[float], unit: str) -> dict[str, Any]:
 
 def _judge(goal: Goal, rows: Sequence[Row], unit: str) -> dict[str, Any] | None:
     """The verdict, or None if there is nothing to compare."""
-    timed = {row.name: row for row in rows if row.seconds and row.name in (goal.name, *goal.against)}
+    timed = {row.name: row for row in rows if row.seconds and row.name in (goal.name, *goal.against, goal.less)}
     quiet = all(row.quiet for row in timed.values())
     typical = {name: statistics.median(row.seconds) if quiet else min(row.seconds) for name, row in timed.items()}
     mine = typical.get(goal.name)
@@ -79,13 +79,18 @@ def _judge(goal: Goal, rows: Sequence[Row], unit: str) -> dict[str, Any] | None:
     if mine is None or (goal.against and not others):
         return None
     best, name = min(others) if others else (0.0, "")
+    if goal.less:
+        if goal.less not in typical:
+            return None
+        mine, best = mine - typical[goal.less], best - typical[goal.less]
     if goal.seconds is not None:
         return _within(goal, goal.seconds, mine - best, name, unit)
     ratio, factor = mine / best, goal.factor
+    less = f", each less {goal.less}" if goal.less else ""
     if factor is not None and factor >= 1:
-        text = f"{goal.name} / {name} = {ratio:.2f}, goal at most {factor}"
+        text = f"{goal.name} / {name}{less} = {ratio:.2f}, goal at most {factor}"
     else:
-        text = f"{goal.name} is {_number(1 / ratio)} times as fast as {name}"
+        text = f"{goal.name} is {_number(1 / ratio)} times as fast as {name}{less}"
         text += f", goal at least {1 / factor:g}" if factor else ""
     return {"text": text, "value": ratio, "met": None if factor is None else ratio <= factor}
 

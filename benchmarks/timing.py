@@ -46,7 +46,8 @@ QUICK = Effort(5, 1.0, 0.0)
 class Contestant:
     """Something to time: ``call`` runs it once and returns its output, one tensor or several.
 
-    ``returns`` says how many, the first ones, of the reference's tensors those are; None: all.
+    ``returns`` says how many, the first ones, of the reference's tensors those are; None: all. 0: it is there for its
+    time alone, and returns ().
     """
 
     call: Callable[[], Output]
@@ -69,13 +70,14 @@ class Goal:
     """``name`` is to take at most ``factor`` times what the fastest of ``against`` takes; None: just say so.
 
     With ``seconds`` it is to take at most so much longer than the fastest of ``against``, or at most so much
-    if that is empty.
+    if that is empty. With ``less`` what that row takes is taken off both first.
     """
 
     name: str
     against: tuple[str, ...] = ()
     factor: float | None = None
     seconds: float | None = None
+    less: str = ""
 
     def __post_init__(self) -> None:
         if self.factor is not None and self.seconds is not None:
@@ -155,7 +157,7 @@ def relative_error(got: Output, want: Output) -> float:
         (g.reshape(w.shape).to(w.dtype) - w).abs().max() / w.abs().max()
         for g, w in zip(_several(got), _several(want), strict=True)
     ]
-    return float(torch.stack(parts).max())
+    return float(torch.stack(parts).max()) if parts else 0.0
 
 
 def _several(output: Output) -> tuple[torch.Tensor, ...]:

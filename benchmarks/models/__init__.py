@@ -1,0 +1,1 @@
+"""Complete models: each file has the tables of one part."""
