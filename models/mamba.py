@@ -276,6 +276,7 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
         cu_seqlens: Tensor | None = None,
         seq_idx: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        output_attentions: bool | None = None,
     ) -> CausalOutput | tuple[Any, ...]:
         """Logits of the next token, and the loss.
 
@@ -285,12 +286,15 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
             logits_to_keep: how many of the last positions to give logits for, 0 for all; or a (number,) tensor of
                 positions. With labels all are needed.
             num_items_in_batch: by what the sum of losses is divided; by default the number of labels.
+            output_attentions: not true; PEFT's wrappers of language models always pass it.
             others: as for ``MambaModel``.
 
         Returns:
             ``loss``, ``logits`` (batch, length, vocab_size) in float32, or float64 if the model is, ``cache``,
             ``hidden_states``.
         """
+        if output_attentions:
+            raise UserError("`output_attentions` is set", hint="Mamba has no attention: leave out `output_attentions`")
         found = self.backbone(
             input_ids, inputs_embeds, cache, use_cache, output_hidden_states, True, attention_mask, cache_params,
             past_key_values, position_ids, cu_seqlens, seq_idx,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssmc.errors import UserError
 from ssmc.models import MambaForCausalLM
 from tests.models.mamba_models import VOCABULARY, small_model, some_tokens
 
@@ -148,6 +149,19 @@ def test_lora(targets: list[str]) -> None:
     merged = adapted.merge_and_unload()
     torch.testing.assert_close(merged(ids).logits, after, rtol=1e-4, atol=1e-4)
     assert torch.equal(merged.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None), generated)
+
+
+def test_lora_as_a_language_model() -> None:
+    """With ``task_type`` PEFT's wrapper passes every argument that models with attention take."""
+    from peft import LoraConfig, get_peft_model
+
+    model, ids = small_model(), some_tokens(2, 8)
+    before = model(ids, labels=ids)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["in_proj"], r=4, task_type="CAUSAL_LM"))
+    after = adapted(input_ids=ids, labels=ids)
+    torch.testing.assert_close((after.logits, after.loss), (before.logits, before.loss))
+    with pytest.raises(UserError, match="`output_attentions` is set"):
+        model(ids, output_attentions=True)
 
 
 def test_lora_on_the_last_map() -> None:
