@@ -9,7 +9,7 @@ JOBS ?= 2
 .PHONY: help demo test test-all lint types bench clean compiler
 
 help:
-	@echo "make demo      compile a layer, run it and check it"
+	@echo "make demo      compile a layer, run it and check it; train a small language model"
 	@echo "make test      the tests that every change must pass (under ten minutes on two cores)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff: style and layout"

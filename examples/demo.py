@@ -1,8 +1,8 @@
-"""From equations to a kernel, on real text: what ``make demo`` shows.
+"""From equations to a kernel, and from kernels to a language model, on real text: what ``make demo`` shows.
 
 Mamba's selective scan at the size of Mamba-130m's layers runs over the Python standard library's own
 source code, first all at once, then token by token; it is checked against the float64 interpreter and
-timed beside eager PyTorch.
+timed beside eager PyTorch. Then a small Mamba learns that text, in about two minutes (``train_bytes.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import train_bytes
+import training
 
 import ssmc
 from ssmc.dsl import load_module
@@ -85,23 +87,25 @@ def token_by_token(op: ssmc.Layer, inputs: dict[str, torch.Tensor], count: int) 
     return torch.cat(outputs, 1), statistics.median(taken) * 1e6
 
 
-def main() -> None:
+@torch.no_grad()
+def one_layer(length: int, decoded: int) -> None:
     """Show the spec, compile it, run it, check it, time it."""
+    print("1. A layer: Mamba's selective scan, from its equations\n")
     print(load_module("selective_scan").source.text.split("\n\nlayer selective_scan_complex")[0], end="\n\n")
     op = ssmc.load("selective_scan")
     start = time.perf_counter()
-    inputs = layer_inputs(real_text(LENGTH))
+    inputs = layer_inputs(real_text(length))
     y = op(**inputs)
     print(f"compiled and run      {time.perf_counter() - start:.2f} s")
     print(f"emitted C             {op.source}")
-    sizes = f"batch 1, {LENGTH} bytes of the standard library, {CHANNELS} channels, {STATES} states, float32"
+    sizes = f"batch 1, {length} bytes of the standard library, {CHANNELS} channels, {STATES} states, float32"
     print(f"input                 {sizes}")
     exact = interpret(op.program(present=list(inputs)), {k: v.double().numpy() for k, v in inputs.items()})["y"]
     scale = float(np.abs(exact).max())
     worst = float(np.abs(y.numpy() - exact).max())
     print(f"largest difference    {worst:.1e} from the float64 interpreter (values to {scale:.0f})")
-    steps, per_token = token_by_token(op, inputs, DECODED)
-    apart = float((steps - y[:, :DECODED]).abs().max())
+    steps, per_token = token_by_token(op, inputs, decoded)
+    apart = float((steps - y[:, :decoded]).abs().max())
     print(f"token by token        {per_token:.0f} µs a token; {apart:.1e} from all at once")
     ours = milliseconds(lambda: op(**inputs), 15)
     theirs = milliseconds(lambda: eager(**inputs), 3)
@@ -110,6 +114,16 @@ def main() -> None:
     print(f"ssmc                  {ours:.1f} ms, {theirs / ours:.0f} times faster, {torch.get_num_threads()} threads")
 
 
+def main() -> None:
+    """The layer, then a model of such layers."""
+    parser = training.options(__doc__, "demo")
+    parser.add_argument("--tokens", type=int, help="how many bytes the model is trained on")
+    chosen = parser.parse_args()
+    one_layer(*((256, 32) if chosen.quick else (LENGTH, DECODED)))
+    print("\n2. A language model: Mamba, byte by byte, learns the standard library's sources\n")
+    tokens = train_bytes.tokens_asked(chosen.tokens, chosen.quick)
+    train_bytes.show(tokens, chosen.seed, chosen.output, chosen.quick)
+
+
 if __name__ == "__main__":
-    with torch.no_grad():
-        main()
+    training.start(main)
