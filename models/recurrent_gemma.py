@@ -23,10 +23,11 @@ from .cache import LayerCache, StateCache, chosen_cache
 from .gates import gated
 from .generation import StateGenerationMixin, causal_output, model_output
 from .griffin import recurrent_block
-from .linear import project
+from .linear import is_plain, project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
 from .sequences import embedded, shown
+from .soft_cap import soft_capped
 from .tokens import Tokens, tokens_of
 
 
@@ -376,7 +377,8 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
         hidden = made.last_hidden_state
         logits = project(self.lm_head, hidden if isinstance(kept, int) else hidden[:, kept])
         if self.config.logits_soft_cap:
-            logits = torch.tanh(logits / self.config.logits_soft_cap) * self.config.logits_soft_cap
+            # Nobody else holds what a plain module has made.
+            logits = soft_capped(logits, self.config.logits_soft_cap, in_place=is_plain(self.lm_head))
         loss = None
         if labels is not None:
             if labels.shape != logits.shape[:2]:

@@ -89,6 +89,7 @@ FURTHER = (
     Case("gates", "gated", _s(b=2, t=3, d=5), {"activation": "gelu"}),
     Case("gates", "gated", _s(b=2, t=3, d=5), {"activation": "gelu_tanh"}),
     Case("linear", "linear", _s(b=2, t=3, i=4, o=5), {}, ("bias",)),
+    Case("soft_cap", "soft_cap", _s(b=2, t=3, d=5), {"cap": 2.0}),
     Case("norms", "gated_rms_norm", _s(b=2, t=3, d=5)),
     Case("norms", "gated_rms_norm", _s(b=2, t=3, d=5), {"norm_before_gate": True}),
     Case("norms", "l2_normalize", _s(e=7)),

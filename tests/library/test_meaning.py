@@ -214,6 +214,11 @@ def test_gates(rng: Random) -> None:
     close(run("gates:gated", {"x": x, "z": z}, activation="gelu_tanh")["y"], x * z * (1 + tanh) / 2)
 
 
+def test_soft_cap(rng: Random) -> None:
+    x = 3 * rng.normal(size=(2, 3, 4))
+    close(run("soft_cap", {"x": x}, cap=2.0)["y"], 2 * np.tanh(x / 2))
+
+
 def test_a_linear_map(rng: Random) -> None:
     x, W, bias = rng.normal(size=(2, 3, 8)), rng.normal(size=(5, 8)), rng.normal(size=5)
     close(run("linear", {"x": x, "W": W, "bias": bias})["y"], x @ W.T + bias)

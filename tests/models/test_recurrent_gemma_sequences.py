@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmc.errors import UserError
 from ssmc.models import RecurrentGemmaForCausalLM, StateCache
+from ssmc.models.soft_cap import soft_capped
 from tests.models.mamba_models import some_tokens
 from tests.models.recurrent_gemma_models import small_model
 
@@ -295,3 +296,23 @@ def test_mistakes(model: RecurrentGemmaForCausalLM) -> None:
 def test_configurations_that_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         small_model(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_logits_between_two_bounds(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one pass with gradients, in place without, in pieces of which the last is smaller."""
+    monkeypatch.setattr("ssmc.models.soft_cap._PIECE", 15)
+    x = (torch.randn(2, 4, 7) * 40).to(dtype)
+    expected = torch.tanh(x.double() / 30) * 30
+    near = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 30 * torch.finfo(dtype).eps, "check_dtype": False}
+    given = x.clone()
+    torch.testing.assert_close(soft_capped(given, 30.0), expected, **near)
+    assert torch.equal(given, x)
+    found = soft_capped(given, 30.0, in_place=True)
+    assert found.data_ptr() == given.data_ptr() and found.dtype is dtype
+    torch.testing.assert_close(found, expected, **near)
+    leaf = x.clone().requires_grad_()
+    found = soft_capped(leaf, 30.0, in_place=True)
+    torch.testing.assert_close(found, expected, **near)
+    (slope,) = torch.autograd.grad(found.double().sum(), leaf)
+    torch.testing.assert_close(slope, 1 - torch.tanh(x.double() / 30) ** 2, **near)
