@@ -10,6 +10,7 @@ from .c_math import prelude
 from .cache import Cache
 from .launch import Emitted, Launch
 from .storage import ALLOWED, BYTES, REALS, compute_type, default_storage, output_storage, state_storage
+from .triton_launch import Parameter, TileLaunch
 
 __all__ = [
     "ALLOWED",
@@ -19,7 +20,9 @@ __all__ = [
     "Cache",
     "Emitted",
     "Launch",
+    "Parameter",
     "Target",
+    "TileLaunch",
     "compute_type",
     "cuda_toolchain",
     "default_storage",

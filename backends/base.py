@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from ssmc.errors import UserError
 from ssmc.ir.loops import Loops
 
-from . import c, cuda
+from . import c, cuda, triton
 from .cuda_toolchain import ARCHITECTURES
 from .launch import Emitted
 from .storage import compute_type
+from .triton_toolchain import ARCHITECTURES as TRITON
 
 
 @dataclass(frozen=True)
 class Target:
     """A name; for given storages the number of lanes it works on and the operations it has on whole
     vectors; and its emitter. ``blocks``: its kernels are spread over the blocks of threads of a GPU, of one of
-    ``architectures``, the first of which is meant where a name says none."""
+    ``architectures``, the first of which is meant where a name says none; ``tiles``: dealt out to programs on tiles."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
@@ -27,6 +28,7 @@ class Target:
     blocks: bool = False
     architectures: tuple[str, ...] = ()
     architecture: str = ""
+    tiles: bool = False
 
 
 def _cpu_lanes(storage: Iterable[str]) -> int:
@@ -37,6 +39,7 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
 TARGETS: Mapping[str, Target] = {
     "c": Target("c", _cpu_lanes, c.vector_operations, c.emit),
     "cuda": Target("cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0]),
+    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], tiles=True),
 }
 
 

@@ -82,6 +82,7 @@ def _defined(block: str) -> list[str]:
     code = _without_comments(block)
     patterns = (
         r"^#define (\w+)",
+        r"^def (\w+)\(",
         r"^SSMC_INLINE .*?(\w+)\(",
         r"^static const \w+ (\w+)\[",
         r"^struct (\w+) \{",

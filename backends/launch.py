@@ -13,6 +13,8 @@ from typing import Any
 
 from ssmc.errors import UserError
 
+from .triton_launch import TileLaunch
+
 WARP = 32
 
 
@@ -78,8 +80,9 @@ class Launch:
 @dataclass(frozen=True)
 class Emitted:
     """The text of a Program, the name of its entry, and its kernels in the order in which they run, where the entry
-    does not run them itself."""
+    does not run them itself: of threads, or as programs on tiles."""
 
     text: str
     symbol: str
     launches: tuple[Launch, ...] = ()
+    programs: tuple[TileLaunch, ...] = ()

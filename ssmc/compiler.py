@@ -15,6 +15,7 @@ from ssmc.backends import (
     Cache,
     Launch,
     Target,
+    TileLaunch,
     compute_type,
     cuda_toolchain,
     default_storage,
@@ -23,7 +24,7 @@ from ssmc.backends import (
     target_named,
     toolchain,
 )
-from ssmc.errors import UserError
+from ssmc.errors import Unsupported, UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
 from ssmc.passes import (
@@ -38,6 +39,7 @@ from ssmc.passes import (
     plan,
     spread,
     tables,
+    tiles_of_lanes,
     unnest,
     unshadow,
 )
@@ -67,6 +69,7 @@ class Stages:
     text: str
     symbol: str
     launches: tuple[Launch, ...] = ()
+    programs: tuple[TileLaunch, ...] = ()
 
     def show(self, level: str) -> str:
         """One level as text: ``program``, ``plan``, ``loops`` or ``c``."""
@@ -137,10 +140,12 @@ def stages(
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
     arguments = _arguments(program, loops, held, stored)
     if backend.blocks:
-        loops = spread(loops, compute_type(a.storage for a in arguments))
+        precision = compute_type(a.storage for a in arguments)
+        loops = tiles_of_lanes(loops) if backend.tiles else spread(loops, precision)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
-    return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches)
+    return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
+                  made.programs)  # fmt: skip
 
 
 def prepared(program: Program, sizes: Mapping[str, int], narrow: Collection[str] = ()) -> Program:
@@ -192,6 +197,8 @@ def compile_program(
 
 def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dict[str, str]]:
     """What compiles a text in a folder, and what the result depends on besides the text."""
+    if backend.tiles:
+        raise Unsupported("Triton kernels are not built beforehand yet", hint="`--emit text` shows them")
     if backend.blocks:
         compiler, architecture = cuda_toolchain.find(), backend.architecture
 

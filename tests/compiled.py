@@ -14,6 +14,7 @@ from ssmc.compiler import Stages, load_entry, stages
 from ssmc.ir import COMPLEX, INT, Program, bind_extents, complete_extents
 from ssmc.passes import PlanOptions
 from tests.cuda_host import host
+from tests.triton_host import host as triton_host
 
 NUMPY = {"f32": np.float32, "f64": np.float64, "c64": np.complex64, "c128": np.complex128, "i64": np.int64,
          "i32": np.int32, "b8": np.bool_, "f16": np.float16, "bf16": np.uint16}  # fmt: skip
@@ -22,7 +23,8 @@ NUMPY = {"f32": np.float32, "f64": np.float64, "c64": np.complex64, "c128": np.c
 class CompiledProgram:
     """One Program built for given inner extents and storage; called with a dict of arrays. ``fast`` builds it in
     a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with. ``target``
-    may be another one than C: its kernels are then run by what stands for a device (``tests.cuda_host``)."""
+    may be another one than C: its kernels are then run by what stands for a device (``tests.cuda_host``,
+    ``tests.triton_host``)."""
 
     def __init__(
         self, program: Program, sizes: Mapping[str, int], real: str = "f64", options: PlanOptions | None = None,
@@ -30,7 +32,8 @@ class CompiledProgram:
     ) -> None:  # fmt: skip
         self.stages: Stages = stages(program, target, default_storage(program, real), sizes, options)
         if target != "c":
-            self.entry: Callable[..., int] = host.entry(self.stages)
+            device = {"cuda": host, "triton": triton_host}[target]
+            self.entry: Callable[..., int] = device.entry(self.stages)
             return
         folder = Path(tempfile.mkdtemp(prefix="ssmc-test-"))
         self.library = toolchain.find().build(before + self.stages.text, folder, ["-O1"] if fast else [])

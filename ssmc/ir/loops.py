@@ -13,7 +13,7 @@ and lanes that lives as long as the kernel instance (``kernel``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -184,6 +184,32 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """How a kernel is dealt out to programs that work on whole tiles, see ``passes.tiles_of_lanes``.
+
+    A program takes ``block`` neighbours along ``lane`` (0: there is no such axis) at one point of the rest of the
+    grid, and ``steps`` of time where steps do not depend on each other (0: all of them). Inner axes in ``axes`` are
+    dimensions of its tiles, in that order, after the lanes; along all others it loops. ``warps`` work on a program.
+    Of the carried values those in ``moving`` are as many variables as steps, which move on by one after each step;
+    those in ``remembered``, and variables of that name, lie in memory of the program's own, and reads with a number in
+    ``addressed`` are made there."""
+
+    lane: str | None
+    block: int
+    steps: int
+    axes: tuple[str, ...]
+    warps: int
+    moving: frozenset[str]
+    remembered: frozenset[str]
+    addressed: frozenset[int]
+
+
+def padded(extent: int) -> int:
+    """The power of two that holds an extent: what a dimension of a tile has."""
+    return 1 << max(0, extent - 1).bit_length()
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks."""
@@ -208,6 +234,7 @@ class Kernel:
     sums: tuple[str, ...] = ()
     chunk: int = 0
     block: Block | None = None
+    tiles: Tiles | None = None
 
     @property
     def sections(self) -> dict[str, tuple[Group, ...]]:
@@ -224,6 +251,11 @@ class Kernel:
             if place == section or place == "before" or (section == "step" and found.chunk):
                 return found
         return None
+
+
+def inner_axes(axes: Iterable[str], kernel: Kernel) -> tuple[str, ...]:
+    """Those axes of a tensor that are inner ones of a kernel."""
+    return tuple(a for a in axes if a not in (*kernel.grid, kernel.lane, kernel.time))
 
 
 def own_nodes(kernel: Kernel, section: str, statement: Statement) -> list[Node]:

@@ -20,6 +20,7 @@ from .states_at import gives_state, states_at
 from .step import step
 from .tables import tables
 from .tidy import tensors_read, tidied
+from .tiles_of_lanes import tiles_of_lanes
 from .unnest import unnest
 from .unshadow import unshadow
 

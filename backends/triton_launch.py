@@ -1,0 +1,70 @@
+"""How a Triton kernel is launched, as data: it is written next to the machine code as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MOST_PROGRAMS = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel. ``kind`` says what it is given:
+
+    ======= =============================================== =========
+    kind    of                                              type
+    ======= =============================================== =========
+    pointer tensor: to its first element                    as stored
+    stride  tensor, axis: in elements (complex ones: pairs) i64
+    extent  axis                                            i64
+    memory  the programs' own memory                        bytes
+    first   number of the first program of this launch      i64
+    ======= =============================================== =========
+
+    ``unit`` marks the strides along last axes: compiled beforehand, they are 1.
+    """
+
+    name: str
+    kind: str
+    of: tuple[str, ...]
+    type: str
+    unit: bool = False
+
+
+@dataclass(frozen=True)
+class TileLaunch:
+    """One kernel. It has a program for each point of ``grid``, times the stretches of ``steps`` along ``time`` if
+    ``steps`` is not 0, times the blocks of ``block`` neighbours along ``lane``, if there is one. ``warps`` work on
+    each; ``memory`` is the number of bytes that each has of its own, all of them one after another."""
+
+    kernel: str
+    grid: tuple[str, ...]
+    lane: str | None
+    block: int
+    time: str | None
+    steps: int
+    warps: int
+    memory: int
+    parameters: tuple[Parameter, ...]
+
+    def programs(self, extents: Mapping[str, int]) -> int:
+        """How many programs these extents take."""
+        points = [extents[axis] for axis in self.grid]
+        if self.steps:
+            points.append(-(-extents[str(self.time)] // self.steps))
+        if self.lane:
+            points.append(-(-extents[self.lane] // self.block))
+        return math.prod(points)
+
+    def pieces(self, extents: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+        """The launches that these extents take: the first program and the number of programs of each."""
+        total = self.programs(extents)
+        for first in range(0, total, MOST_PROGRAMS):
+            yield first, min(MOST_PROGRAMS, total - first)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)

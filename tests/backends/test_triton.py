@@ -1,0 +1,227 @@
+"""The Triton target against the interpreter, its kernels run by Triton's own: the same rows as the C target's.
+
+That takes a fifth of a millisecond for every operation on a tile, so extents are small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from ssmc.backends import TileLaunch
+from ssmc.compiler import stages
+from ssmc.dsl import elaborate, module_from_text
+from ssmc.errors import Unsupported
+from ssmc.ir import Program, bind_extents, print_program
+from ssmc.ir.interpret import interpret
+from ssmc.passes import grad, kept_values, rebuilding, saving, step
+from tests.backends.test_c_derived import FORMS, derived
+from tests.backends.test_c_random import LOWERED as RANDOM
+from tests.backends.test_c_tables import CASES
+from tests.compiled import CompiledProgram, bf16, from_bf16, random_inputs
+from tests.library_cases import COMPILED, LOWERED, Case
+from tests.strategies import extents, inputs_for, programs
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install 'ssmc[gpu]'")
+
+Arrays = dict[str, np.ndarray]
+TOLERANCE = {"f64": 1e-10, "f32": 5e-4, "bf16": 2e-2}
+# What runs in every test run; all others are slow.
+SLICE = ("selective_scan()", "rg_lru_gated()", "causal_conv1d()", "s4d()", "lstm()", "ssd(dt_max=0.5)",
+         "affine_scan()", "rms_norm()")  # fmt: skip
+SOON = [case for case in LOWERED if case.name in SLICE]
+REST = [case for case in COMPILED if case.name not in SLICE]
+SHORT = {"b": 2, "t": 3, "h": 2}
+
+
+def test_the_slice_is_there() -> None:
+    assert len(SOON) == len(SLICE)
+
+
+def built(program: Program, sizes: dict[str, int], real: str = "f64") -> CompiledProgram:
+    return CompiledProgram(program, sizes, real, target="triton")
+
+
+def short(case: Case, **most: int) -> dict[str, int]:
+    """Extents of a case, a few of them cut."""
+    return {axis: min(extent, most.get(axis, extent)) for axis, extent in case.sizes.items()}
+
+
+def agree(found: Arrays, expected: Arrays, real: str = "f64") -> None:
+    """Roundoff only, relative to the largest value; nothing left unwritten."""
+    for name, want in expected.items():
+        scale = np.abs(want).max(initial=0) + 1e-30
+        error = np.abs(found[name] * 1.0 - want).max(initial=0)
+        assert error <= TOLERANCE[real] * scale, f"{name}: {error / scale:.1e}"
+
+
+def check(program: Program, sizes: dict[str, int], real: str = "f64", seed: int = 0, again: bool = False) -> None:
+    """Forwards, with what is kept for the way back, and backwards; the same bits ``again``."""
+    gradient = grad(program)
+    kept = kept_values(gradient)
+    inputs = random_inputs(gradient, sizes, seed)
+    if real == "bf16":
+        inputs = {n: from_bf16(bf16(v)) if v.dtype.kind == "f" else v for n, v in inputs.items()}
+    own = {t.name: inputs[t.name] for t in program.inputs}
+    forward, backward = built(saving(program, kept), sizes, real), built(rebuilding(gradient, kept), sizes, real)
+    found = forward(own)
+    agree(found, interpret(program, own), real)
+    given = {**inputs, **{k.name: found[k.name] for k in kept}}
+    slopes = backward(given)
+    agree(slopes, interpret(gradient, inputs), real)
+    if again:
+        repeated = backward(given)
+        assert all(np.array_equal(repeated[name], value, equal_nan=True) for name, value in slopes.items())
+
+
+@pytest.mark.parametrize("case", SOON, ids=lambda c: c.name)
+def test_library(case: Case) -> None:
+    check(case.program(), short(case, **SHORT), "f64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*SOON, *REST], ids=lambda c: c.name)
+def test_all_of_the_library(case: Case) -> None:
+    check(case.program(), short(case, b=2, t=35), again=True)
+
+
+STORED = [
+    pytest.param(case, real, marks=[] if case.name == SLICE[1] else [pytest.mark.slow], id=f"{real}-{case.name}")
+    for case in COMPILED
+    for real in ("f32", "bf16")
+]
+
+
+@pytest.mark.parametrize(("case", "real"), STORED)
+def test_library_in_less_precision(case: Case, real: str) -> None:
+    check(case.program(), short(case, **SHORT), real)
+
+
+DERIVED = [
+    pytest.param(case, form, marks=[] if case.name == SLICE[1] else [pytest.mark.slow], id=f"{form}-{case.name}")
+    for case in LOWERED
+    for form in (*FORMS, "step")
+    if case.program().sequence_axes
+]
+
+
+@pytest.mark.parametrize(("case", "form"), DERIVED)
+def test_derived(case: Case, form: str) -> None:
+    """Packed, padded, backwards, with states in between, and one piece of a sequence after another."""
+    sizes = {"b": 2, "t": 1, **short(case, h=2)} | {"t": 6}
+    stepped = step(case.program(), takes=True, gives=True)
+    if form == "step":
+        found, inputs = stepped, random_inputs(stepped, {a.name: sizes[a.name] for a in stepped.axes if not a.extent})
+    else:
+        found, inputs = derived(stepped, form, sizes)
+    bound = bind_extents(found, {name: array.shape for name, array in inputs.items()})
+    made = built(found, {a.name: bound[a.name] for a in found.axes if a.extent is None})(inputs)
+    agree(made, interpret(found, inputs))
+
+
+# ---------------------------------------------------------------- tiles and programs
+
+SCAN = """
+layer scan(x[b, t, d], a[b, t, d], B[b, t, n], C[b, t, n], A[d, n]) -> y[b, t, d]:
+    seq t
+    h = exp(-abs(a) * A ^ 2) * h[t-1] + a * B * x
+    y = sum[n](C * h)
+"""
+LAGS = """
+layer lags(x[t, d], w[k, d], h0[j, d]) -> y[t, d], last[d]:
+    seq t
+    h = 0.5 * h[t-1] - 0.3 * h[t-3] + x
+    y = h + 0.1 * h[t-2]
+    last = h[t = #t - 2]
+"""
+FAR = """
+layer far(x[t, d]) -> y[t, d]:
+    seq t
+    h = 0.5 * h[t-1] - 0.3 * h[t-11] + x
+    y = h + 0.1 * h[t-2]
+"""
+
+
+def program(text: str) -> Program:
+    return elaborate(module_from_text(text))
+
+
+@pytest.mark.parametrize("t, d, n", [(1, 1, 2), (34, 257, 3), (2, 31, 5)])
+def test_lanes_of_several_programs(t: int, d: int, n: int) -> None:
+    """Lanes that fill no program, one and a bit; tiles with padding; chunks of time that end early."""
+    check(program(SCAN), {"b": 1, "t": t, "d": d, "n": n}, again=True)
+
+
+def test_no_lanes_at_all_and_no_steps() -> None:
+    built_scan = built(program(SCAN), {"b": 2, "t": 3, "d": 4, "n": 2})
+    for sizes in ({"b": 2, "t": 0, "d": 4, "n": 2}, {"b": 0, "t": 3, "d": 4, "n": 2}, {"b": 2, "t": 3, "d": 0, "n": 2}):
+        inputs = random_inputs(program(SCAN), sizes)
+        assert built_scan(inputs)["y"].shape == (sizes["b"], sizes["t"], sizes["d"])
+
+
+def test_a_launch_of_too_many_programs_falls_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = TileLaunch("k", ("b", "h"), "d", 64, "t", 8, 4, 0, ())
+    assert launch.programs({"b": 3, "h": 5, "d": 65, "t": 9}) == 3 * 5 * 2 * 2
+    assert list(launch.pieces({"b": 1 << 20, "h": 1 << 12, "d": 1, "t": 1})) == [
+        (0, 2**31 - 1), (2**31 - 1, 2**31 - 1), (2**32 - 2, 2)
+    ]  # fmt: skip
+    assert not list(launch.pieces({"b": 3, "h": 0, "d": 5, "t": 5}))
+    monkeypatch.setattr("ssmc.backends.triton_launch.MOST_PROGRAMS", 2)
+    check(program(SCAN), {"b": 5, "t": 2, "d": 3, "n": 3})
+
+
+@pytest.mark.parametrize(("text", "kept"), [(LAGS, "moving"), (FAR, "remembered")], ids=["lags", "far"])
+@pytest.mark.parametrize("t", [1, 3, 14])
+def test_lags(text: str, kept: str, t: int) -> None:
+    """Carried values of a few steps move from variable to variable; those of many lie in memory."""
+    sizes = {"t": t, "d": 3, "k": 1, "j": 1}
+    sizes = {a.name: sizes[a.name] for a in program(text).axes if a.extent is None}
+    made = stages(program(text), "triton", sizes=sizes)
+    assert any(k.tiles is not None and "h" in getattr(k.tiles, kept) for k in made.loops.kernels)
+    check(program(text), sizes)
+
+
+@pytest.mark.parametrize(
+    "text, sizes", CASES[:2], ids=lambda v: v.split("(")[0].split()[1] if isinstance(v, str) else ""
+)
+def test_tables(text: str, sizes: dict[str, int]) -> None:
+    check(program(text), sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text, sizes", CASES[2:], ids=lambda v: v.split("(")[0].split()[1] if isinstance(v, str) else ""
+)
+def test_more_tables(text: str, sizes: dict[str, int]) -> None:
+    check(program(text), sizes)
+
+
+# ---------------------------------------------------------------- random Programs
+
+
+def _agrees(made: Program, data: st.DataObject) -> None:
+    sizes = data.draw(extents(made))
+    inputs = inputs_for(made, sizes, np.random.default_rng(0))
+    try:
+        compiled = built(made, sizes)
+    except Unsupported as reason:
+        assert "equation" in str(reason)
+        return
+    found = compiled(inputs)
+    for name, want in interpret(made, inputs).items():
+        slack = 1e-8 * (1 + np.abs(want).max(initial=0))
+        np.testing.assert_allclose(found[name] * 1.0, want, 1e-7, slack, err_msg=print_program(made))
+
+
+@pytest.mark.parametrize(
+    ("start", "count"), [(0, 8), *(pytest.param(n, 100, marks=pytest.mark.slow) for n in range(1, 6))]
+)
+def test_random_programs(start: int, count: int) -> None:
+    """Random Programs: values agree, or the target says why it cannot."""
+    quiet = settings(
+        max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+        phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+    seed(start)(quiet(given(programs(RANDOM), st.data())(_agrees)))()
