@@ -121,7 +121,7 @@ def test_trainer(packed: bool, tmp_path: Path) -> None:
 
     model = RecurrentGemmaForCausalLM(config())
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=2, max_steps=20,
+        output_dir=str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=2, max_steps=12,
         learning_rate=2e-2, report_to=[], logging_steps=4, save_strategy="no", use_cpu=True, disable_tqdm=True,
         remove_unused_columns=False,
     )  # fmt: skip
