@@ -97,7 +97,19 @@ class StateGenerationMixin(GenerationMixin):
                 f"the cache has seen at least as many positions as `input_ids` has, {input_ids.shape[1]}",
                 expected="the whole sequence, or an `attention_mask` of the whole sequence beside what is new",
             )
-        kwargs.pop("position_ids", None)
+        positions = kwargs.pop("position_ids", None)
+        if positions is not None and kwargs.get("is_first_iteration"):
+            _check_one_document(positions, kwargs.get("attention_mask"))
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+
+def _check_one_document(positions: Tensor, attention_mask: Tensor | None) -> None:
+    """Raise UserError where a document begins inside of a row: what is generated would see those before it."""
+    mask = positions >= 0 if attention_mask is None else attention_mask[:, -positions.shape[-1] :] != 0
+    if bool(((positions == 0) & mask & (mask.cumsum(-1) > 1)).any()):
+        raise UserError(
+            "`position_ids` begin again inside of a row: its documents are packed",
+            expected="one document in each row, to which tokens are added",
         )

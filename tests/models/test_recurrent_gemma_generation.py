@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssmc.errors import UserError
 from ssmc.models import RecurrentGemmaForCausalLM, StateCache
 from tests.models.mamba_models import some_tokens
 from tests.models.recurrent_gemma_models import small_model
@@ -123,3 +124,14 @@ def test_ends(model: RecurrentGemmaForCausalLM) -> None:
         stop = (expected == end).nonzero().flatten().tolist()
         length = stop[0] + 1 if stop else NEW
         assert row[:length].tolist() == expected[:length].tolist() and not row[length:].any()
+
+
+def test_packed_prompts_are_refused(model: RecurrentGemmaForCausalLM) -> None:
+    """Positions that only count are taken."""
+    ids = some_tokens(2, 5)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
+    counted = (mask.cumsum(1) - 1).clamp(min=0)
+    expected = generate(model, ids, attention_mask=mask, do_sample=False)
+    assert torch.equal(generate(model, ids, attention_mask=mask, position_ids=counted, do_sample=False), expected)
+    with pytest.raises(UserError, match="`position_ids` begin again inside of a row"):
+        generate(model, ids, position_ids=torch.tensor([[0, 1, 0, 1, 2]] * 2))
