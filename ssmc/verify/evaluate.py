@@ -83,7 +83,7 @@ class _Watched(Evaluation):
 
 
 class _Disturbed(_Watched):
-    """Each operation is off by a random part of up to ``scale`` of its value, each sum by that of all it adds;
+    """Each operation is off by ``scale`` of its value, up or down at random, each sum by that of all it adds;
     magnitudes above ``limit`` are infinite."""
 
     def __init__(
@@ -120,10 +120,11 @@ class _Disturbed(_Watched):
         return np.where(beyond, np.copysign(np.inf, found.real), found) if beyond.any() else found
 
     def _noise(self, found: Array) -> Array:
-        noise: Array = np.asarray(self.draw.uniform(-self.scale, self.scale, found.shape))
-        return (
-            noise + 1j * self.draw.uniform(-self.scale, self.scale, found.shape) if found.dtype.kind == "c" else noise
-        )
+        return self._signs(found) + 1j * self._signs(found) if found.dtype.kind == "c" else self._signs(found)
+
+    def _signs(self, found: Array) -> Array:
+        """Up or down by all of ``scale``: an operation that matters most is never drawn nearly right."""
+        return np.where(self.draw.integers(0, 2, found.shape) == 0, -self.scale, self.scale)
 
 
 def disturbed(
@@ -134,7 +135,7 @@ def disturbed(
     functions: Functions | None = None,
     limit: float = np.inf,
 ) -> tuple[Arrays, list[Array]]:
-    """Every tensor of ``program`` with each operation off by up to ``scale`` of its value (0: as it is), and
+    """Every tensor of ``program`` with each operation off by ``scale`` of its value (0: as it is), and
     everything that was decided from reals on the way, in the order of evaluation. What exceeds ``limit`` is
     infinite, as in a narrower type."""
     choices: list[Array] = []
