@@ -20,7 +20,7 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node, walk_nodes
 
 from .storage import COMPLEXES
-from .triton_expr import Dims, Expressions
+from .triton_expr import Dims, Expressions, Guard
 from .writer import Names, Writer
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -61,7 +61,7 @@ class Nests:
             self._loops(group, inner, section, outer=False)
         else:
             for statement in group.statements:
-                self.statement(statement, section, bool(self._serial(group.inner)))
+                self.statement(statement, section, group)
             return
         for statement in group.statements:
             if isinstance(statement, Accumulate):
@@ -69,9 +69,9 @@ class Nests:
 
     # ------------------------------------------------------------ statements
 
-    def statement(self, statement: Statement, section: str, looping: bool) -> None:
-        """One statement; ``looping`` over what is folded, one index after another."""
-        x = self.x
+    def statement(self, statement: Statement, section: str, group: Group) -> None:
+        """One statement of a group."""
+        x, looping = self.x, bool(self._serial(group.inner))
         match statement:
             case Let(variable=variable, node=node):
                 self.out.line(f"{self.names.get('v', variable.name)} = {x.expr(node, section, own=True)}")
@@ -85,7 +85,7 @@ class Nests:
             case Store():
                 self._store(statement, section)
             case Add():
-                self._add(statement, section)
+                self._add(statement, section, group)
             case LaneSum():
                 self._lane_sum(statement, section)
             case RingSet():
@@ -174,21 +174,34 @@ class Nests:
         if tensor in self.reread:
             self.barrier()
 
-    def _add(self, statement: Add, section: str) -> None:
+    def _add(self, statement: Add, section: str, group: Group) -> None:
+        """Along dimensions whose index an element is not written at, adds may meet: one follows the other."""
         x = self.x
-        dims = frozenset[str]().union(*(x.dims(i, section) for i in statement.indices))
         indices = [x.expr(i, section) for i in statement.indices]
+        guard: Guard = ()
         condition = x.expr(statement.condition, section)
-        if not condition.isidentifier() and condition != "True":
+        if condition != "True":
             self.out.line(f"allowed = {condition}")
-            condition = "allowed"
-        guard = ((condition, x.dims(statement.condition, section)),) if condition != "True" else ()
-        value = x.expr(statement.node, section, guard)
-        masks = [*x.masks(dims), *(text for text, _ in guard)]
-        pointer = x.address(statement.tensor, statement.part, indices)
-        self.out.line(f"places = {pointer}")
-        sum = f"{x.widen(x.fetch('places', masks, statement.node.type), x.storage[statement.tensor])} + {value}"
-        self._write("places", sum, masks, statement.tensor)
+            guard = (("allowed", x.dims(statement.condition, section)),)
+        self.out.line(f"more = {x.expr(statement.node, section, guard)}")
+        self.out.line(f"places = {x.address(statement.tensor, statement.part, indices)}")
+        plain = {i.name for i in statement.indices if i.kind == "index"}
+        meeting = [a for a in group.axes if a in x.order and a not in plain]
+        dims = frozenset(meeting).union(*(x.dims(i, section) for i in statement.indices))
+        if meeting:
+            self.out.line(f"places = places + tl.full({x.shape(dims)}, 0, tl.int64)")
+        self._add_in_turn(statement, [*x.masks(dims), *(text for text, _ in guard)], meeting)
+
+    def _add_in_turn(self, statement: Add, masks: list[str], meeting: list[str]) -> None:
+        """Add ``more`` at ``places``, index by index along the dimensions in ``meeting``."""
+        x = self.x
+        if meeting:
+            turn = self.names.get("at", meeting[0])
+            with self.out.block(f"for {turn} in range(0, {x.size(meeting[0])})"):
+                self._add_in_turn(statement, [*masks, f"({x.index(meeting[0])} == {turn})"], meeting[1:])
+            return
+        found = x.widen(x.fetch("places", masks, statement.node.type), x.storage[statement.tensor])
+        self._write("places", f"{found} + more", masks, statement.tensor)
         if statement.tensor not in self.reread:
             self.barrier()
 

@@ -24,16 +24,16 @@ class CompiledProgram:
     """One Program built for given inner extents and storage; called with a dict of arrays. ``fast`` builds it in
     a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with. ``target``
     may be another one than C: its kernels are then run by what stands for a device (``tests.cuda_host``,
-    ``tests.triton_host``)."""
+    ``tests.triton_host``, which takes options)."""
 
     def __init__(
         self, program: Program, sizes: Mapping[str, int], real: str = "f64", options: PlanOptions | None = None,
-        fast: bool = False, before: str = "", target: str = "c",
+        fast: bool = False, before: str = "", target: str = "c", **how: bool,
     ) -> None:  # fmt: skip
         self.stages: Stages = stages(program, target, default_storage(program, real), sizes, options)
         if target != "c":
             device = {"cuda": host, "triton": triton_host}[target]
-            self.entry: Callable[..., int] = device.entry(self.stages)
+            self.entry: Callable[..., int] = device.entry(self.stages, **how)
             return
         folder = Path(tempfile.mkdtemp(prefix="ssmc-test-"))
         self.library = toolchain.find().build(before + self.stages.text, folder, ["-O1"] if fast else [])

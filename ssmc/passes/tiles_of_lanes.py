@@ -122,11 +122,10 @@ class _Tiling:
         """The inner axes that are dimensions of tiles."""
         known = {a: None for g in self._groups() for a in g.axes if a in self.fixed}
         needed = {a for r in self.kernel.rings for a in r.dims} | {a for v in self._kept() for a in v.dims}
-        serial = self._serial()
         for axis in sorted(needed):
-            if axis not in self.fixed or axis in serial:
+            if axis not in self.fixed:
                 raise self._refuse(f"keeps a value for each index along `{axis}`")
-        found = {a for a in known if a not in serial} | needed
+        found = set(known) - self._serial() | needed
         while any(lanes * self._size(g, found) > _LARGEST for g in self._groups()):
             worst = max(self._groups(), key=lambda g: self._size(g, found))
             free = [a for a in worst.axes if a in found and a not in needed]
@@ -137,7 +136,7 @@ class _Tiling:
         return tuple(a for a in dict.fromkeys((*known, *sorted(needed))) if a in found)
 
     def _serial(self) -> set[str]:
-        """Axes along which adds to memory may meet: they are done one after the other."""
+        """Axes along which adds to memory may meet: one follows the other, for which a loop is the plainest way."""
         found: set[str] = set()
         for group in self._groups():
             for statement in group.statements:

@@ -1,7 +1,8 @@
-"""Emitted Triton on a host: run by Triton's interpreter, program after program, on memory of this process.
+"""Emitted Triton on a host: run program after program, on memory of this process.
 
-A test tool. The interpreter is there for functions that are decorated while ``TRITON_INTERPRET`` is set, its own
-included; ``repair`` sees to those, and to what it does otherwise than a GPU.
+A test tool. Either Triton's interpreter runs it, or, quickly and without Triton, ``language`` does. The interpreter
+is there for functions that are decorated while ``TRITON_INTERPRET`` is set, its own included; ``repair`` sees to those,
+and to what it does otherwise than a GPU.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import importlib.util
 import struct
 import tempfile
+import types
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +21,9 @@ import numpy as np
 import pytest
 
 from ssmc.backends import Parameter
+from ssmc.backends.triton_kernel import POINTERS
 from ssmc.compiler import Stages
+from tests.triton_host import language
 
 
 def load(text: str) -> Any:
@@ -47,56 +51,92 @@ def _loaded(text: str) -> Any:
 
 
 class Memory:
-    """A piece of this process's memory, as a kernel is given it."""
+    """A piece of this process's memory, as a kernel is given it: where it begins and how many elements it has."""
 
-    def __init__(self, address: int, type: str) -> None:
-        self.address, self.type = address, type
+    def __init__(self, address: int, type: str, count: int) -> None:
+        self.address, self.type, self.count = address, type, count
 
-    def data_ptr(self) -> int:
-        return self.address
+    def array(self) -> np.ndarray:
+        """All of it."""
+        dtype = np.dtype(language.TYPES[self.type])
+        if not self.count:
+            return np.empty(0, dtype)
+        return np.frombuffer((ctypes.c_char * (self.count * dtype.itemsize)).from_address(self.address), dtype)
 
 
-def entry(stages: Stages) -> Callable[[object, object, int], int]:
-    """What the entry of a C library is: a function of pointers, extents and strides."""
-    module = load(stages.text)
+def entry(stages: Stages, quickly: bool = False) -> Callable[[object, object, int], int]:
+    """What the entry of a C library is: a function of pointers, extents and strides. ``quickly``: not by Triton."""
+    module = plain(stages.text) if quickly else load(stages.text)
     count = len(stages.axes) + sum(len(a.axes) for a in stages.arguments)
 
     def run(pointers: Any, meta: object, threads: int) -> int:
         numbers = struct.unpack(f"{count}q", bytes(meta))
         extents: Mapping[str, int] = {**stages.plan.fixed, **dict(zip(stages.axes, numbers, strict=False))}
-        strides: dict[tuple[str, ...], int] = {}
-        rest = list(numbers[len(stages.axes) :])
-        places = {}
-        for number, argument in enumerate(stages.arguments):
-            places[argument.name] = pointers[number]
-            for axis in argument.axes:
-                strides[argument.name, axis] = rest.pop(0)
+        given = _Given(stages, extents, pointers, list(numbers[len(stages.axes) :]))
         for launch in stages.programs:
             for first, programs in launch.pieces(extents):
                 own = (ctypes.c_char * max(1, launch.memory * (first + programs)))()
-                given: list[Any] = []
-                for p in launch.parameters:
-                    given.append(_argument(p, places, strides, extents, ctypes.addressof(own), first))
-                launched(getattr(module, launch.kernel), programs, given)
+                memory = Memory(ctypes.addressof(own), "i8", len(own))
+                arguments = [given.argument(p, memory, first) for p in launch.parameters]
+                (quickly_launched if quickly else launched)(getattr(module, launch.kernel), programs, arguments)
         return 0
 
     return run
 
 
-def _argument(
-    p: Parameter, places: Mapping[str, int], strides: Mapping[tuple[str, ...], int], extents: Mapping[str, int],
-    own: int, first: int,
-) -> Any:  # fmt: skip
-    match p.kind:
-        case "pointer":
-            return Memory(places[p.of[0]], p.type)
-        case "memory":
-            return Memory(own, p.type)
-        case "stride":
-            return strides[p.of]
-        case "extent":
-            return extents[p.of[0]]
-    return first
+class _Given:
+    """What one call gives to the parameters of kernels."""
+
+    def __init__(self, stages: Stages, extents: Mapping[str, int], pointers: Any, strides: list[int]) -> None:
+        self.extents = extents
+        self.strides: dict[tuple[str, ...], int] = {}
+        self.tensors: dict[str, Memory] = {}
+        for number, argument in enumerate(stages.arguments):
+            last = 0
+            for axis in argument.axes:
+                stride = strides.pop(0)
+                self.strides[argument.name, axis] = stride
+                last += (extents[axis] - 1) * stride
+            pairs = 2 if argument.storage in ("c64", "c128") else 1
+            count = 0 if any(extents[a] == 0 for a in argument.axes) else pairs * (last + 1)
+            self.tensors[argument.name] = Memory(pointers[number], POINTERS[argument.storage], count)
+
+    def argument(self, p: Parameter, memory: Memory, first: int) -> Any:
+        match p.kind:
+            case "pointer":
+                return self.tensors[p.of[0]]
+            case "memory":
+                return memory
+            case "stride":
+                return self.strides[p.of]
+            case "extent":
+                return self.extents[p.of[0]]
+        return first
+
+
+def plain(text: str) -> Any:
+    """The module of a text, with ``language`` for Triton."""
+
+    def jit(*functions: Any, **options: Any) -> Any:
+        return functions[0] if functions else lambda function: function
+
+    assert text.count("import triton\nimport triton.language as tl\n") == 1
+    module = types.ModuleType("kernels")
+    vars(module).update(triton=types.SimpleNamespace(jit=jit), tl=language)
+    exec(compile(text.replace("import triton\nimport triton.language as tl\n", ""), "kernels", "exec"), vars(module))
+    return module
+
+
+def quickly_launched(kernel: Any, programs: int, given: list[Any]) -> None:
+    """Run all programs of one kernel by ``language``."""
+    arguments = [
+        language.Pointer(item.array(), language.tile(0), item.type) if isinstance(item, Memory) else language.tile(item)
+        for item in given
+    ]
+    with np.errstate(all="ignore"):
+        for program in range(programs):
+            language.number = program
+            kernel(*arguments)
 
 
 def launched(kernel: Any, programs: int, given: list[Any]) -> None:
@@ -106,7 +146,7 @@ def launched(kernel: Any, programs: int, given: list[Any]) -> None:
 
     def converted(item: Any) -> Any:
         if isinstance(item, Memory):
-            type = tl.str_to_ty(item.type, None)
+            type = tl.str_to_ty(f"*{item.type}", None)
             return tl.tensor(own.TensorHandle(np.array([item.address], np.uint64), type), type)
         return tl.tensor(own.TensorHandle(np.array([item], np.int64), tl.int64), tl.int64)
 
