@@ -207,7 +207,27 @@ def _lane(reading: Reading, unit: Unit, grid: tuple[str, ...], stored: tuple[str
         if axes and equation.name in stored and axes[-1] in grid:
             votes[axes[-1]] = votes.get(axes[-1], 0) + len(equation.axes)
     best = max(votes, key=lambda a: votes[a], default=None)
-    return None if best is not None and _folds_along_memory(reading, unit, best) else best
+    if best is None:
+        return None
+    best = _read_along_memory(reading, unit, grid, best)
+    return None if _folds_along_memory(reading, unit, best) else best
+
+
+def _read_along_memory(reading: Reading, unit: Unit, grid: tuple[str, ...], lane: str) -> str:
+    """``lane``, or the axis of the result along which all that is summed lies side by side in memory:
+
+        dw[d, k] = sum[b, t](dy[b, t, d] * x[b, t-k, d])
+
+    A sum is stored once, and reads at each of its steps.
+    """
+    if unit.recurrent:
+        return lane
+    folds = [node for e in unit.equations for node in walk(e.expr) if isinstance(node, Reduce)]
+    made = [read for fold in folds for read in reads(fold)]
+    # What has none of the result's axes is the same for all lanes.
+    last = {r.indices[-1] for r in made if any(Index(a) in walk(index) for index in r.indices for a in grid)}
+    along = next(iter(last)) if len(last) == 1 else None
+    return along.axis if isinstance(along, Index) and along.axis in grid else lane
 
 
 def _folds_along_memory(reading: Reading, unit: Unit, lane: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssmc.dsl import elaborate, module_from_text
-from ssmc.passes import inline, plan
+from ssmc.passes import grad, inline, plan
 from tests.backends.test_c_gradients import agree
 
 MAPPED = """layer mapped(x[b, t, e], w[d, e], a[d]) -> y[b, t, d]:
@@ -49,3 +49,19 @@ def test_sums_of_neighbours_run_along_memory(width: int) -> None:
     assert [k.lane for k in plan(inline(by_columns), sizes).kernels] == ["o"]
     agree(by_rows, sizes)
     agree(by_columns, sizes)
+
+
+TAPS = """layer taps(x[b, t, d], w[d, k]) -> y[b, t, d]:
+    seq t
+    y = sum[k](w * x[t-k])
+"""
+
+
+@pytest.mark.parametrize("extent", [1, 3, 40])
+def test_sums_over_time_run_across_what_lies_side_by_side(extent: int) -> None:
+    """What w receives is stored along k once, and summed over values that lie side by side along d."""
+    program = elaborate(module_from_text(TAPS), "taps")
+    sizes = {"b": 2, "t": 35, "d": 20, "k": extent}
+    [kernel] = [k for k in plan(inline(grad(program, ["w"])), sizes).kernels if "d.w" in k.equations]
+    assert kernel.lane == "d" and "k" in kernel.parallel
+    agree(program, sizes)
