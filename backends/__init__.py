@@ -1,10 +1,10 @@
 """Targets: what turns loops into text, and text into machine code.
 
-``toolchain`` finds and runs the C compiler, ``cuda_toolchain`` the CUDA compiler, ``cache`` keeps what they built,
-``c_math`` is the mathematics that emitted C brings along.
+``toolchain`` finds and runs the C compiler, ``cuda_toolchain`` the CUDA compiler, ``triton_toolchain`` Triton;
+``cache`` keeps what they built, ``c_math`` is the mathematics that emitted C brings along.
 """
 
-from . import cuda_toolchain, toolchain
+from . import cuda_toolchain, toolchain, triton_toolchain
 from .base import TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
@@ -31,4 +31,5 @@ __all__ = [
     "state_storage",
     "target_named",
     "toolchain",
+    "triton_toolchain",
 ]

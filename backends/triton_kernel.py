@@ -121,15 +121,14 @@ class KernelEmitter:
     def _place(self, out: Writer) -> None:
         """The program's place in the grid, the indices of its tiles, and its memory."""
         x, t = self.x, self.tiles
-        points = [(self.names.get("i", a), x.size(a)) for a in self._grid()]
-        if t.steps:
-            points.append(("stretch", f"(({x.size(str(self.kernel.time))} + {t.steps - 1}) // {t.steps})"))
-        if t.lane:
-            points.append(("number", f"(({x.size(t.lane)} + {t.block - 1}) // {t.block})"))
+        points = [(self.names.get("i", a), a, 1) for a in self._grid()]
+        points += [("stretch", str(self.kernel.time), t.steps)] if t.steps else []
+        points += [("number", t.lane, t.block)] if t.lane else []
         if points or x.memory.bytes:
             out.line("program = first + tl.program_id(0)")
         rest = "program"
-        for name, count in reversed(points[1:]):
+        for name, axis, each in reversed(points[1:]):
+            count = x.size(axis) if each == 1 else f"(({x.size(axis)} + {each - 1}) // {each})"
             out.line(f"{name} = {rest} % {count}")
             out.line(f"rest = {rest} // {count}")
             rest = "rest"

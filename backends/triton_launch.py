@@ -24,7 +24,8 @@ class Parameter:
     first   number of the first program of this launch      i64
     ======= =============================================== =========
 
-    ``unit`` marks the strides along last axes: compiled beforehand, they are 1.
+    ``unit`` marks the strides along last axes. Machine code that is made beforehand does not have these parameters: it
+    is for strides of 1.
     """
 
     name: str

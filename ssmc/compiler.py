@@ -23,8 +23,9 @@ from ssmc.backends import (
     state_storage,
     target_named,
     toolchain,
+    triton_toolchain,
 )
-from ssmc.errors import Unsupported, UserError
+from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import Loops
 from ssmc.passes import (
@@ -87,8 +88,9 @@ class Stages:
 @dataclass(frozen=True)
 class Compiled:
     """A library and what its entry expects; see ``docs/architecture.md``. Of a GPU the library is a cubin, whose
-    kernels are launched as ``launches`` say; only a GPU can run it, and the entry here says so. ``text`` is the file
-    that it was compiled from."""
+    kernels are launched as ``launches`` say, or one of the files beside it that have one kernel each, launched as
+    ``programs`` say; only a GPU can run it, and the entry here says so. ``text`` is the file that it was compiled
+    from."""
 
     program: Program
     arguments: tuple[Argument, ...]
@@ -99,6 +101,7 @@ class Compiled:
     text: Path
     entry: Callable[..., int]
     launches: tuple[Launch, ...] = ()
+    programs: tuple[TileLaunch, ...] = ()
 
 
 def stages(
@@ -188,17 +191,22 @@ def compile_program(
     build, tools = _builder(done, backend)
     folder = (cache or Cache()).get({"target": backend.name, "text": done.text, **tools}, build)
     files = sorted(folder.iterdir())
-    library = next(p for p in files if p.suffix in (".so", ".dylib", ".cubin"))
-    text = next(p for p in files if p.suffix in (".c", ".cu"))
+    library = next(p for p in files if p.suffix in (".so", ".dylib", *triton_toolchain.CODE))
+    text = next(p for p in files if p.suffix in (".c", ".cu", ".py"))
     entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
     return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library, text, entry,
-                    done.launches)  # fmt: skip
+                    done.launches, done.programs)  # fmt: skip
 
 
 def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dict[str, str]]:
     """What compiles a text in a folder, and what the result depends on besides the text."""
     if backend.tiles:
-        raise Unsupported("Triton kernels are not built beforehand yet", hint="`--emit text` shows them")
+        triton, processor = triton_toolchain.find(), backend.architecture
+
+        def build_programs(folder: Path) -> None:
+            triton.build(done.text, done.programs, folder, processor)
+
+        return build_programs, triton.key_parts(processor)
     if backend.blocks:
         compiler, architecture = cuda_toolchain.find(), backend.architecture
 

@@ -1,0 +1,96 @@
+"""Triton compiles kernels for GPUs that are not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssmc.backends import Cache, triton_toolchain
+from ssmc.compiler import Compiled, compile_program
+from ssmc.errors import ToolchainError, UserError
+from ssmc.passes import grad, kept_values, rebuilding
+from tests.library_cases import LOWERED
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install 'ssmc[gpu]'"
+)
+GATED, SCAN = (next(c for c in LOWERED if c.name == name) for name in ("rg_lru_gated()", "selective_scan()"))
+
+
+def compiled(architecture: str, folder: Path, backward: bool = False, scan: bool = False) -> Compiled:
+    case = SCAN if scan else GATED
+    program = case.program()
+    if backward:
+        gradient = grad(program)
+        program = rebuilding(gradient, kept_values(gradient))
+    storage = {t.name: "bf16" for t in program.inputs if t.name in ("x", "dt", "B", "C", "z", "r", "g")}
+    return compile_program(program, f"triton:{architecture}", storage, dict(case.sizes), cache=Cache(folder))
+
+
+def check(done: Compiled, suffix: str) -> list[dict[str, Any]]:
+    facts = triton_toolchain.facts(done.library.parent)
+    assert [item["kernel"] for item in facts] == [launch.kernel for launch in done.programs]
+    for item in facts:
+        code = (done.library.parent / item["file"]).read_bytes()
+        assert code.startswith(b"\x7fELF") and item["symbol"].encode() in code
+        assert item["file"].endswith(suffix) and item["registers"] > 0 and item["null_pointers"] >= 0
+    return facts
+
+
+@needs_triton
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
+def test_machine_code(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says of interpreting is not heard, and lengths are parameters."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    done = compiled(architecture, tmp_path)
+    (item,) = check(done, ".cubin" if architecture == "sm_90" else ".hsaco")
+    assert item["spilled"] == 0
+    (launch,) = done.programs
+    assert {p.of[0] for p in launch.parameters if p.kind == "extent"} == {"t", "d"}
+    with pytest.raises(UserError, match="runs on a GPU only"):
+        done.entry(None, None, 1)
+    assert compiled(architecture, tmp_path).library == done.library
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("scan", [False, True], ids=["rg_lru_gated", "selective_scan"])
+@pytest.mark.parametrize("architecture", triton_toolchain.ARCHITECTURES)
+def test_every_architecture(architecture: str, scan: bool, backward: bool, tmp_path: Path) -> None:
+    done = compiled(architecture, tmp_path, backward, scan)
+    check(done, ".hsaco" if architecture.startswith("gfx") else ".cubin")
+
+
+@needs_triton
+def test_what_triton_says_of_a_text_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError, match="Triton failed on kernel.py for sm_90:"):
+        triton_toolchain.find().build("import triton\nthis is no Python", [], tmp_path, "sm_90")
+
+
+def test_triton_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    with pytest.raises(ToolchainError, match="Triton is not installed"):
+        triton_toolchain.find()
+
+
+@needs_triton
+def test_command(ssmc: Any, tmp_path: Path) -> None:
+    ran = ssmc("compile", "rg_lru:rg_lru_gated", "--target", "triton:sm_90", "-o", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {f"rg_lru_gated.{end}" for end in ("py", "plan", "json", "ssmc_k0.cubin")}
+    (program,) = json.loads((tmp_path / "out" / "rg_lru_gated.json").read_text())["programs"]
+    assert program["file"] == "rg_lru_gated.ssmc_k0.cubin" and program["block"] and program["registers"]
+
+
+def test_unknown_architecture(ssmc: Any) -> None:
+    ran = ssmc("compile", "rg_lru:rg_lru_gated", "--target", "triton:sm_1", "--emit", "text")
+    assert ran.code == 1 and "expected: triton:sm_90" in ran.err
