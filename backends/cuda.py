@@ -55,8 +55,9 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
     out.line(" */")
     out.line(_MATHEMATICS.text(needed, "float" if precision == "f32" else "double"))
     with out.block("struct ssmc_arguments", "};"):
-        out.line(f"void *p[{max(1, len(arguments))}];")
-        out.line(f"int64_t m[{max(1, place)}];")
+        out.line(f"void *p[{len(arguments)}];")
+        if place:
+            out.line(f"int64_t m[{place}];")
         out.line("int64_t first, count; /* what this launch takes of its kernel's first axis */")
     out.line()
     out.lines += bodies.lines

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from ssmc.ir import REAL
 from ssmc.ir.loops import Block, Variable
 from ssmc.ir.scalar import Node
 
 from .c_family import Spelling
 
+_WITHOUT_CALLS = frozenset({"div", "sqrt"})  # which compilers spell with a call for rare cases
+
 
 class Expressions(Spelling):
     """Spells nodes of one kernel; what lies in shared memory has one place for each thread of a block."""
+
+    batched = ""  # the section whose loads were made ahead, inside such a batch of steps
+
+    def load(self, node: Node, section: str) -> str:
+        if self.batched and (self.batched, node.number) in self.block.loads:
+            return f"{self.ahead_name(node)}[u]"
+        return super().load(node, section)
+
+    def ahead_name(self, node: Node) -> str:
+        """Where a load of a batch of steps is kept."""
+        return self.names.get("a", f"{self.kernel.name} {node.name[0]} {node.name[1]} {node.number}")
 
     @property
     def block(self) -> Block:
@@ -33,6 +47,11 @@ class Expressions(Spelling):
 
     def first_slot(self, tensor: str, lag: int) -> str:
         return f"[{lag}]" if tensor in self.block.shifted else super().first_slot(tensor, lag)
+
+    def operation(self, node: Node, args: list[str]) -> str:
+        if self.precision == "f32" and node.name in _WITHOUT_CALLS and node.args[0].type is REAL:
+            return self._call(str(node.name), args)
+        return super().operation(node, args)
 
     def _own(self, variable: Variable) -> str:
         return "[SSMC_THREAD]" if not variable.local and variable.name in self.block.shared else ""

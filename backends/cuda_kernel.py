@@ -53,7 +53,8 @@ class KernelEmitter:
     def run(self) -> Launch:
         """The text of the kernel goes to ``out``; how it is launched is returned."""
         k, out = self.kernel, self.out
-        with out.block(f"SSMC_KERNEL({self.block.threads}) {self.name}(const ssmc_arguments a)"):
+        bounds = f"SSMC_KERNEL({self.block.threads}, {self.block.together})"
+        with out.block(f"{bounds} {self.name}(const ssmc_arguments a)"):
             self._sizes()
             self._point()
             self._pointers()

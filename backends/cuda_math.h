@@ -2,6 +2,66 @@
    matters: see definitions.py. Single precision is CUDA's own where nothing is said: its functions are at most 2 units
    in the last place off (erf, log1p, tanh, expm1: 2; exp: 2; log: 1), see the CUDA Math API. */
 
+/* Division, roots, and quotients of integers are spelled without the calls that compilers make of them for rare cases:
+   where there may be a call, registers are saved to memory. */
+
+/* The quotient, corrected by what it leaves, so that exact quotients are exact; where the correction is no number
+   (zeros, infinities, the smallest numbers) the quotient is right already or as good as can be. */
+SSMC_INLINE float ssmc_div_f32(float a, float b) {
+    float q = ssmc_quotient_quickly(a, b);
+    float more = SSMC_FMA(-q, b, a) * ssmc_reciprocal_quickly(b);
+    return fabsf(more) < INFINITY ? q + more : q;
+}
+
+/* The same of roots, whose correction is half of what is left, times 1 / sqrt(x). */
+SSMC_INLINE float ssmc_sqrt_f32(float x) {
+    float root = ssmc_root_quickly(x);
+    float more = 0.5f * SSMC_FMA(-root, root, x) * ssmc_inverse_root_quickly(x);
+    return fabsf(more) < INFINITY ? root + more : root;
+}
+
+SSMC_INLINE float ssmc_rsqrt_f32(float x) {
+    return ssmc_inverse_root_quickly(x);
+}
+
+/* a / b and a % b of numbers without sign, b > 0: in 32 bits where both fit, else bit by bit. */
+SSMC_INLINE uint64_t ssmc_divided(uint64_t a, uint64_t b, uint64_t *rest) {
+    if ((a | b) >> 32 == 0) {
+        *rest = (uint32_t)a % (uint32_t)b;
+        return (uint32_t)a / (uint32_t)b;
+    }
+    uint64_t quotient = 0, left = 0;
+#pragma unroll 1
+    for (int bit = 63; bit >= 0; --bit) {
+        uint64_t over = left >> 63;
+        left = left << 1 | (a >> bit & 1);
+        uint64_t fits = over | (left >= b);
+        left -= fits ? b : 0;
+        quotient = quotient << 1 | fits;
+    }
+    *rest = left;
+    return quotient;
+}
+
+SSMC_INLINE uint64_t ssmc_magnitude(int64_t a) {
+    return a < 0 ? 0u - (uint64_t)a : (uint64_t)a;
+}
+
+/* Division is towards minus infinity, and by 0 gives 0. */
+SSMC_INLINE int64_t ssmc_floordiv_i64(int64_t a, int64_t b) {
+    if (b == 0) return 0;
+    uint64_t rest, quotient = ssmc_divided(ssmc_magnitude(a), ssmc_magnitude(b), &rest);
+    return (a < 0) == (b < 0) ? (int64_t)quotient : (int64_t)(0u - quotient - (rest != 0));
+}
+
+SSMC_INLINE int64_t ssmc_mod_i64(int64_t a, int64_t b) {
+    if (b == 0) return 0;
+    uint64_t rest, size = ssmc_magnitude(b);
+    ssmc_divided(ssmc_magnitude(a), size, &rest);
+    rest = rest != 0 && (a < 0) != (b < 0) ? size - rest : rest;
+    return b < 0 ? (int64_t)(0u - rest) : (int64_t)rest;
+}
+
 SSMC_INLINE float ssmc_exp_f32(float x) {
     return expf(x);
 }
@@ -31,9 +91,8 @@ SSMC_INLINE float ssmc_sigmoid_f32(float x) {
     return ssmc_reciprocal_quickly(1.0f + expf(-x));
 }
 
-/* x sigmoid(x), which is 0 where the second factor is 0, infinities included */
 SSMC_INLINE float ssmc_silu_f32(float x) {
-    return x / (1.0f + expf(-x));
+    return ssmc_quotient_quickly(x, 1.0f + expf(-x));
 }
 
 SSMC_INLINE float ssmc_softplus_f32(float x) {
@@ -71,10 +130,6 @@ SSMC_INLINE float ssmc_arctan_f32(float x) {
 
 SSMC_INLINE float ssmc_arctan2_f32(float y, float x) {
     return atan2f(y, x);
-}
-
-SSMC_INLINE float ssmc_rsqrt_f32(float x) {
-    return 1.0f / sqrtf(x);
 }
 
 /* The sum over the lanes of a warp, in each of them: pairs, then pairs of pairs, always in the same order. */

@@ -12,14 +12,13 @@ from .cuda_expr import Expressions
 from .launch import WARP
 from .writer import Names, Writer
 
-_AHEAD = 4  # rounds of a loop that are written out side by side, so that their loads are issued together
-
 
 class GroupEmitter(Nests):
     """Writes the groups of one kernel for one thread."""
 
     def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
         super().__init__(kernel, x, names, out)
+        self.x: Expressions = x
         self.block = x.block
 
     # ------------------------------------------------------------ time
@@ -37,8 +36,7 @@ class GroupEmitter(Nests):
                 out.line(f"const int64_t count = begin + {k.chunk} < stop ? {k.chunk} : stop - begin;")
                 self._chunk()
         else:
-            with out.block("for (int64_t step = start; step < stop; ++step)"):
-                self.present("step")
+            with self._each("step", "start", "stop"):
                 self.groups("step")
                 self._shift()
 
@@ -50,19 +48,55 @@ class GroupEmitter(Nests):
                 out.line("const int64_t s = 0;")
                 self.at("begin + s")
                 self.groups("enter")
-        up = "for (int64_t s = 0; s < count; ++s)"
         if k.rebuild:
-            with out.block(up):
-                self.at("begin + s")
+            with self._each("rebuild", "0", "count"):
                 self.groups("rebuild")
-        with out.block("for (int64_t s = count - 1; s >= 0; --s)" if k.reverse else up):
-            self.at("begin + s")
+        with self._each("step", "0", "count"):
             self.groups("step")
             if self.block.each_step:
                 self._gathered("1", "s")
             self._shift()
         if not self.block.each_step:
             self._gathered("count", "0")
+
+    @contextmanager
+    def _each(self, section: str, first: str, last: str) -> Iterator[None]:
+        """The steps of a section, a batch at a time: what each reads of its own time comes first, so that the loads
+        of all are on their way at once. Those beyond the end read the last one again."""
+        loads = {node.number: node for (place, _), node in self.block.loads.items() if place == section}
+        batch, out = self.block.batch, self.out
+        if batch == 1 or not loads:
+            with out.block(f"for (int64_t at = {first}; at < {last}; ++at)"):
+                self._name_step(section, "at")
+                yield
+            return
+        with out.block(f"for (int64_t from = {first}; from < {last}; from += {batch})"):
+            for node in loads.values():
+                out.line(f"{self.c_type(node.type)} {self.x.ahead_name(node)}[{batch}];")
+            out.line("#pragma unroll")
+            with out.block(f"for (int u = 0; u < {batch}; ++u)"):
+                out.line(f"const int64_t at = from + u < {last} ? from + u : {last} - 1;")
+                self._name_step(section, "at")
+                for node in loads.values():
+                    out.line(f"{self.x.ahead_name(node)}[u] = {self.x.load(node, section)};")
+            out.line("#pragma unroll")
+            with out.block(f"for (int u = 0; u < {batch}; ++u)"):
+                out.line("const int64_t at = from + u;")
+                out.line(f"if (at >= {last}) break;")
+                self._name_step(section, "at")
+                self.x.batched = section
+                yield
+                self.x.batched = ""
+
+    def _name_step(self, section: str, at: str) -> None:
+        """Name what stands for a step, by its number among those of a section that are taken."""
+        if not self.kernel.chunk:
+            self.out.line(f"const int64_t step = {at};")
+            self.present("step")
+            return
+        down = self.kernel.reverse and section == "step"
+        self.out.line(f"const int64_t s = {f'count - 1 - {at}' if down else at};")
+        self.at("begin + s")
 
     def groups(self, section: str) -> None:
         """All groups of a section."""
@@ -86,7 +120,7 @@ class GroupEmitter(Nests):
         if axes[0] in self.block.unrolled:
             self.out.line("#pragma unroll")
         else:  # said, because the compiler writes out what it thinks is short
-            self.out.line(f"#pragma unroll {_AHEAD if len(axes) == 1 else 1}")
+            self.out.line(f"#pragma unroll {self.block.ahead if len(axes) == 1 else 1}")
 
     @contextmanager
     def _nest(self, axes: tuple[str, ...]) -> Iterator[str]:

@@ -25,7 +25,7 @@ typedef unsigned long long uint64_t;
 #define NAN __int_as_float(0x7fffffff)
 
 /* Threads and what they share. */
-#define SSMC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define SSMC_KERNEL(threads, together) extern "C" __global__ void __launch_bounds__(threads, together)
 #define SSMC_BLOCK (blockIdx.x)
 #define SSMC_THREAD ((int)threadIdx.x)
 #define SSMC_THREADS ((int)blockDim.x)
@@ -67,6 +67,27 @@ SSMC_INLINE float ssmc_power_of_two_quickly(float x) {
 SSMC_INLINE float ssmc_reciprocal_quickly(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* a / b without a call for the rare cases, as IEEE division has it: at most 2 units in the last place off. */
+SSMC_INLINE float ssmc_quotient_quickly(float a, float b) {
+    float y;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
+/* sqrt(x) likewise: at most 1 unit in the last place off */
+SSMC_INLINE float ssmc_root_quickly(float x) {
+    float y;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* 1 / sqrt(x): at most 2 units in the last place off */
+SSMC_INLINE float ssmc_inverse_root_quickly(float x) {
+    float y;
+    asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

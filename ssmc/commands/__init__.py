@@ -12,8 +12,10 @@ from .explain import explain
 from .fmt import fmt
 from .library import library
 from .report import BUG, WRONG_USAGE, Report, as_object, guarded, show
+from .resources import resources
+from .targets import targets
 from .verify import verify
 
-COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, convert, doctor)
+COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, resources, targets, convert, doctor)
 
 __all__ = ["BUG", "COMMANDS", "WRONG_USAGE", "Report", "as_object", "guarded", "show"]

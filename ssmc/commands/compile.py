@@ -61,7 +61,11 @@ def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -
 
 
 def _stages(chosen: LayerChoice, program: Program, target: str) -> tuple[Stages, dict[str, int]]:
-    """Every level, and the extents that had to be assumed because --sizes does not give them."""
+    return staged(program, target, chosen.dtype, chosen.sizes)
+
+
+def staged(program: Program, target: str, dtype: str, sizes: Mapping[str, int]) -> tuple[Stages, dict[str, int]]:
+    """Every level, and the extents that had to be assumed because ``sizes`` does not give them."""
     from ssmc.backends import default_storage
     from ssmc.compiler import stages
     from ssmc.passes import MissingExtent
@@ -69,8 +73,8 @@ def _stages(chosen: LayerChoice, program: Program, target: str) -> tuple[Stages,
     assumed: dict[str, int] = {}
     while True:
         try:
-            known = {**chosen.sizes, **assumed}
-            return stages(program, target, default_storage(program, chosen.dtype), known), assumed
+            known = {**sizes, **assumed}
+            return stages(program, target, default_storage(program, dtype), known), assumed
         except MissingExtent as missing:
             if missing.axis in assumed:
                 raise

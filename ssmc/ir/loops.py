@@ -166,21 +166,27 @@ class Block:
     """How a kernel is spread over the threads of a GPU, one for each point of its grid and lane; see
     ``passes.blocks``.
 
-    ``threads`` of a block, at most. ``grouped``: a block is one group of lanes, whose sums it gathers, at each step
-    if ``each_step``, else at the end of each chunk; where it is not, threads are dealt out along the whole grid, lanes
-    fastest. ``steps`` of time are one thread's where steps do not depend on each other (0: all of them). Loops over
-    ``unrolled`` axes are written out, so that what is kept along them stays in registers. ``shared`` variables, and
-    rings of ``shared_rings``, lie in shared memory. In ``shifted`` rings all values move on by one place after each
-    step."""
+    ``threads`` of a block, at most; ``together`` blocks should have room on a multiprocessor at once. ``grouped``: a
+    block is one group of lanes, whose sums it gathers, at each step if ``each_step``, else at the end of each chunk;
+    where it is not, threads are dealt out along the whole grid, lanes fastest. ``steps`` of time are one thread's
+    where steps do not depend on each other (0: all of them). Loops over ``unrolled`` axes are written out, so that
+    what is kept along them stays in registers; of other innermost loops ``ahead`` rounds are, so that their loads are
+    issued together. ``batch`` steps are taken together: their ``loads``, by number of node and section, come first.
+    ``shared`` variables, and rings of ``shared_rings``, lie in shared memory. In ``shifted`` rings all values move on
+    by one place after each step."""
 
     threads: int
+    together: int
     grouped: bool
     each_step: bool
     steps: int
     unrolled: frozenset[str]
+    ahead: int
     shared: frozenset[str]
     shared_rings: frozenset[str]
     shifted: frozenset[str]
+    batch: int = 1
+    loads: Mapping[tuple[str, int], Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

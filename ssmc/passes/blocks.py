@@ -18,14 +18,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ssmc.ir import BOOL, INT, DType
-from ssmc.ir.loops import LANE_GROUP, Block, Group, Kernel, LaneSum, Loops, Ring, Variable
+from ssmc.ir.loops import LANE_GROUP, Add, Block, Group, Kernel, LaneSum, Loops, Ring, Store, Variable, own_nodes
+from ssmc.ir.scalar import Node
 
 WARP = 32
 THREADS = 128
 _STEPS = 8  # steps for a thread where steps do not depend on each other
 _LONGEST = 64  # steps of a loop that is written out, at most
-_STATEMENTS = 512  # statements that a loop nest becomes, written out, at most
+_STATEMENTS = 256  # statements that a loop nest becomes, written out, at most
 _NUMBERS = 128  # 32-bit numbers that a thread keeps in registers along inner axes, at most
+_FEW, _SOME = 32, 100  # of those, so many that four blocks, or two, still have room at once
+_AHEAD = 4  # rounds of a loop whose loads are issued together
+_SHORT_STEP = 128  # statements of a step, written out, of which four are taken together
 _SHIFTED = 8  # steps of a carried value that move on by one place each step, at most
 _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
 
@@ -33,13 +37,15 @@ _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU give
 def spread(loops: Loops, precision: str) -> Loops:
     """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``."""
     real = 8 if precision == "f64" else 4
-    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, real).run() for k in loops.kernels))
+    axes = {name: tensor.axes for name, tensor in loops.program.tensors().items()}
+    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, axes, real).run() for k in loops.kernels))
 
 
 @dataclass
 class _Spreading:
     kernel: Kernel
     fixed: Mapping[str, int]
+    axes: Mapping[str, tuple[str, ...]]
     real: int
 
     def run(self) -> Kernel:
@@ -53,7 +59,11 @@ class _Spreading:
             room -= self._bytes_of_sums(threads, 1 if each_step else k.chunk)
         shared, rings = self._shared(room // threads)
         steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
-        block = Block(threads, bool(k.sums), each_step, steps, self._unrolled(), shared, rings, shifted)
+        unrolled = self._unrolled()
+        block = Block(
+            threads, self._together(unrolled), bool(k.sums), each_step, steps, unrolled, self._ahead(unrolled), shared,
+            rings, shifted, self._batch(unrolled), self._loads(),
+        )  # fmt: skip
         return replace(k, block=block)
 
     # ------------------------------------------------------------ shared memory
@@ -93,16 +103,54 @@ class _Spreading:
 
     # ------------------------------------------------------------ registers
 
+    def _together(self, unrolled: frozenset[str]) -> int:
+        """The fewer numbers a thread keeps, the more blocks hide each other's waiting."""
+        words = self._words(set(unrolled))
+        return 4 if words <= _FEW else 2 if words <= _SOME else 1
+
+    def _ahead(self, unrolled: frozenset[str]) -> int:
+        """Rounds of innermost loops that are written out: one where a round is long by itself."""
+        longest = max((self._text(g, set(unrolled)) for gs in self.kernel.sections.values() for g in gs), default=0)
+        return _AHEAD if longest * _AHEAD <= _STATEMENTS // 4 else 1
+
     def _unrolled(self) -> frozenset[str]:
-        """The inner axes whose loops are written out: short ones, the longest left out first where that is too much
-        text or what is kept along them too much for registers."""
+        """The inner axes whose loops are written out: short ones along which something is kept, the longest left out
+        first where that is too much text or what is kept along them too much for registers."""
         groups = [g for groups in self.kernel.sections.values() for g in groups]
-        axes = {a for g in groups for a in g.axes if a in self.fixed and self.fixed[a] <= _LONGEST}
+        kept = {a for v in self._kept() for a in v.dims} | {a for r in self.kernel.rings for a in r.dims}
+        axes = {a for a in kept if a in self.fixed and self.fixed[a] <= _LONGEST}
         while axes and (self._words(axes) > _NUMBERS or any(self._text(g, axes) > _STATEMENTS for g in groups)):
             worst = [g for g in groups if self._text(g, axes) > _STATEMENTS]
             among = {a for g in worst for a in g.axes} & axes or axes
             axes.remove(max(among, key=lambda a: (self.fixed[a], a)))
         return frozenset(axes)
+
+    def _batch(self, unrolled: frozenset[str]) -> int:
+        """Steps that are taken together: few where a step is long."""
+        if not self.kernel.time or not self._loads():
+            return 1
+        sections = (self.kernel.rebuild, self.kernel.step)
+        longest = max(sum(self._text(g, set(unrolled)) for g in groups) for groups in sections)
+        return 4 if longest <= _SHORT_STEP else 2 if longest <= 2 * _SHORT_STEP else 1
+
+    def _loads(self) -> dict[tuple[str, int], Node]:
+        """What each step reads of its own time, outside of loops, from memory that the kernel does not write: it may
+        be read some steps earlier."""
+        found: dict[tuple[str, int], Node] = {}
+        statements = [s for groups in self.kernel.sections.values() for g in groups for s in g.statements]
+        written = {s.tensor for s in statements if isinstance(s, (Store, Add, LaneSum))}
+        for section in ("rebuild", "step"):
+            for statement in (s for g in self.kernel.sections[section] if not g.axes for s in g.statements):
+                for node in own_nodes(self.kernel, section, statement):
+                    if node.kind == "load" and node.name[0] not in written and self._is_own(node):
+                        found[section, node.number] = node
+        return found
+
+    def _is_own(self, node: Node) -> bool:
+        """Whether a load is of the very point of the grid, lane and time."""
+        axes = self.axes[node.name[0]]
+        plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
+        return plain and self.kernel.time in axes
 
     def _text(self, group: Group, axes: set[str]) -> int:
         """Statements that a group becomes when the loops over these axes are written out."""

@@ -7,6 +7,7 @@ from .forms import form_check, nobody_intercepts
 from .layer import Layer
 from .library import Library
 from .loading import compile, load
+from .machines import reason_against
 from .state import State
 
-__all__ = ["Layer", "Library", "State", "compile", "form_check", "load", "nobody_intercepts"]
+__all__ = ["Layer", "Library", "State", "compile", "form_check", "load", "nobody_intercepts", "reason_against"]

@@ -22,6 +22,7 @@ from ssmc.errors import UserError
 from .binding import ARRANGED, PACKED, shown
 from .derived import ARRANGEMENTS
 from .documents import layout
+from .machines import DEVICES
 from .specialise import Kind, Specialisation
 from .state import State
 
@@ -109,7 +110,7 @@ def _check(layer: str, name: str, value: Any) -> None:
         return
     kinds = _INTS | {torch.bool} if name == "mask" else _INTS
     is_tensor = isinstance(value, torch.Tensor)
-    if not is_tensor or value.dtype not in kinds or value.device.type != "cpu" or value.dim() < 1 or (
+    if not is_tensor or value.dtype not in kinds or value.device.type not in DEVICES or value.dim() < 1 or (
         name == "cu_seqlens" and value.dim() > 1
     ):  # fmt: skip
         words = "a bool, int64 or int32" if name == "mask" else "an int64 or int32"
@@ -118,7 +119,7 @@ def _check(layer: str, name: str, value: Any) -> None:
             hint = "torch.tensor makes a tensor of it"
         elif name == "mask" and is_tensor and value.is_floating_point():
             hint = "mask > 0, or mask == 0 for numbers to be added to scores"
-        raise UserError(f"{layer}: {name!r} is {shown(value)}", expected=f"{words} tensor on cpu, {_SHAPES[name]}",
+        raise UserError(f"{layer}: {name!r} is {shown(value)}", expected=f"{words} tensor, {_SHAPES[name]}",
                         hint=hint)  # fmt: skip
 
 
@@ -148,7 +149,8 @@ def arguments(
                 documents = states[known.documents[0]].shape[known.documents[1]]
             elif known.returned:
                 documents = None
-            given += layout(asked[name], name, layer, length, documents, state is not None)
+            where = asked[name] if asked[name].device.type == "cpu" else asked[name].cpu()
+            given += layout(where, name, layer, length, documents, state is not None)
     return given
 
 

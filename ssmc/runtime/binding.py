@@ -146,8 +146,11 @@ def shown(value: Any) -> str:
     return f"a {short(value.dtype)} tensor of shape {tuple(value.shape)} on {value.device}"
 
 
-def as_tensor(layer: str, item: InputSignature, value: Any, double: bool) -> torch.Tensor:
-    """The value as a tensor: Python numbers stand for inputs without axes, in double precision if ``double``.
+def as_tensor(
+    layer: str, item: InputSignature, value: Any, double: bool, device: torch.device | None = None
+) -> torch.Tensor:
+    """The value as a tensor: Python numbers stand for inputs without axes, in double precision if ``double``, on the
+    ``device`` of the others.
 
     Raises UserError for what is neither.
     """
@@ -156,7 +159,7 @@ def as_tensor(layer: str, item: InputSignature, value: Any, double: bool) -> tor
     if isinstance(value, SCALARS[item.dtype]) and () in item.alternatives:
         real, pair = (torch.float64, torch.complex128) if double else (torch.float32, torch.complex64)
         word = {"real": real, "complex": pair, "int": torch.int64, "bool": torch.bool}
-        return torch.tensor(value, dtype=word[item.dtype.value], device="cpu")
+        return torch.tensor(value, dtype=word[item.dtype.value], device=device or "cpu")
     hint = ""
     if isinstance(value, (bool, int, float, complex)):
         hint = "a Python number stands only for an input without axes; use torch.full"
@@ -170,7 +173,7 @@ def check_kind(layer: str, item: InputSignature, value: torch.Tensor, devices: I
     if value.device.type not in devices:
         raise UserError(
             f"{layer}: {item.name!r} is {shown(value)}",
-            expected=f"a tensor on {' or '.join(devices)}: the one target of this version is C for the CPU",
+            expected=f"a tensor on {' or '.join(devices)}",
             hint=f"{item.name}.cpu()" if value.device.type != "meta" else "a meta tensor holds no data",
         )
     if value.layout is not torch.strided:

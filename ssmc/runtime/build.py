@@ -25,6 +25,7 @@ from .dtypes import TORCH_DTYPES
 from .specialise import Specialisation
 
 _data_ptr, _threads = torch.Tensor.data_ptr, torch.get_num_threads
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Variant:
     fixed: Mapping[str, int]
     derived: tuple[tuple[str, Expr], ...]
     library: Path
+    text: Path
     entry: Callable[..., int]
 
 
@@ -48,9 +50,9 @@ class Buffer:
     strides: tuple[int, ...]
     dtype: torch.dtype
 
-    def maker(self) -> Callable[[], torch.Tensor]:
+    def maker(self, device: torch.device) -> Callable[[], torch.Tensor]:
         """What makes a new one."""
-        return partial(torch.empty_strided, self.shape, self.strides, dtype=self.dtype, device=torch.device("cpu"))
+        return partial(torch.empty_strided, self.shape, self.strides, dtype=self.dtype, device=device)
 
 
 class Call:
@@ -60,7 +62,7 @@ class Call:
     each call, and the compiled code only reads ``meta``.
     """
 
-    __slots__ = ("buffers", "entry", "extents", "makers", "meta", "pack", "spare", "spec", "variant")
+    __slots__ = ("buffers", "device", "entry", "extents", "makers", "meta", "pack", "spare", "spec", "variant")
 
     def __init__(
         self,
@@ -69,10 +71,12 @@ class Call:
         sizes: Mapping[str, Any],
         given: Sequence[torch.Tensor],
         out: Sequence[torch.Tensor] = (),
+        device: torch.device = _CPU,
     ) -> None:
         self.spec = spec
         self.variant = variant
         self.entry = variant.entry
+        self.device = device
         self.extents = {axis: int(extent) for axis, extent in sizes.items()}
         for axis, expr in variant.derived:
             self.extents[axis] = evaluate_int(expr, self.extents)
@@ -83,14 +87,14 @@ class Call:
         workspaces = [a for a in variant.arguments if a.role == "workspace"]
         spare = [self._buffer(a.axes, a.storage) for a in workspaces]
         strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, spare, strict=True)}
-        self.makers = tuple(buffer.maker() for buffer in self.buffers)
-        self.spare = tuple(buffer.maker() for buffer in spare)
+        self.makers = tuple(buffer.maker(device) for buffer in self.buffers)
+        self.spare = tuple(buffer.maker(device) for buffer in spare)
         numbers = [self.extents[axis] for axis in variant.axes]
         for argument in variant.arguments:
             numbers += strides[argument.name]
         self.meta = struct.pack(f"{len(numbers)}q", *numbers)
         self.pack = struct.Struct(f"{len(variant.arguments)}P").pack
-        if any(value.numel() == 0 for value in given):
+        if device.type == "cpu" and any(value.numel() == 0 for value in given):
             self.pack = partial(_pack_somewhere, self.pack)
 
     def _buffer(self, axes: Sequence[str], storage: str) -> Buffer:

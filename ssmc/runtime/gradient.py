@@ -93,13 +93,14 @@ class Recipe:
         kind, spec = self._gradient(tuple(p.name for p in self._gives if p.name in seeds))
         known = dict(zip(self.kept, kept, strict=True))
         extents = {p.name: shape for p, shape in zip(self._gives, shapes, strict=True)}
+        device = next(g.device for g in grads if g is not None)
         values = []
         for place in spec.takes:
             value = known.get(place.name)
             if value is None:
                 value = seeds.get(place.of)
             if value is None:
-                value = torch.zeros(extents[place.of], dtype=TORCH_DTYPES[place.storage], device="cpu")
+                value = torch.zeros(extents[place.of], dtype=TORCH_DTYPES[place.storage], device=device)
             values.append(value)
         made = self._operator.derived(values, kind.text)
         found = dict(zip(self._wrt, made, strict=True))

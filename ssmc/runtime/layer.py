@@ -139,6 +139,10 @@ class Layer:
         """The static parameters it was loaded with."""
         return dict(self._fixed)
 
+    def device_of(self, target: str) -> str:
+        """The type of device on which a target's tensors live; Unsupported if nothing here runs its kernels."""
+        return self._operator.source.machines.device_of(target)
+
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={value!r}" for name, value in self._fixed.items())
         return f"<ssmc layer {describe(self.signature)}{fixed}>"
@@ -152,10 +156,10 @@ class Layer:
 
     @property
     def source(self) -> Path:
-        """The C text that the latest call ran; UserError before the first call."""
+        """The text of the machine code that the latest call ran; UserError before the first call."""
         if self._operator.latest is None:
             raise UserError(f"{self.name} has not been compiled yet", hint="call it once")
-        return self._operator.latest[1].variant.library.with_name("kernel.c")
+        return self._operator.latest[1].variant.text
 
     # ------------------------------------------------------------ calls
 
@@ -282,7 +286,7 @@ class Layer:
             known = self._operator.geometry(self._operator.kind(values, statics, state is not None, gives, passes))
         if state is not None:
             self._check_state_names(state, known.names)
-        given = arguments(self.name, asked, known, values, state)
+        given = _on_one_device(arguments(self.name, asked, known, values, state))
         names = known.returned if gives else None
         if _is_seen(given):
             return self._returned(_copied(self._operator.derived(given, known.text), outs), names)
@@ -314,9 +318,10 @@ class Layer:
         signature = self._operator.signature
         values, given = bind(signature, args, named)
         double = any(isinstance(v, torch.Tensor) and v.dtype in (torch.float64, torch.complex128) for v in values)
+        device = next((v.device for v in values if isinstance(v, torch.Tensor)), None)
         for number, item in enumerate(signature.inputs):
             if values[number] is not None:
-                values[number] = as_tensor(signature.name, item, values[number], double)
+                values[number] = as_tensor(signature.name, item, values[number], double, device)
         return values, self._completed(tuple(given.items()))
 
     def _completed(self, given: tuple[tuple[str, StaticValue], ...]) -> tuple[StaticValue, ...]:
@@ -389,7 +394,7 @@ class Layer:
     ) -> None:
         """Note how arguments given in this form become those of the compiled entry."""
         given = [*args, *named.values(), *(state.values if state is not None else ())]
-        if not all(isinstance(v, torch.Tensor) for v in given):
+        if call.device.type != "cpu" or not all(isinstance(v, torch.Tensor) for v in given):
             return
         places = {item.name: number for number, item in enumerate(self.signature.inputs)}
         numbers = [*range(len(args)), *(places[name] for name in named)]
@@ -504,3 +509,9 @@ def _copied(made: list[torch.Tensor], outs: Sequence[torch.Tensor]) -> list[torc
     if not outs:
         return made
     return [*(target.copy_(value) for target, value in zip(outs, made, strict=False)), *made[len(outs) :]]
+
+
+def _on_one_device(given: list[torch.Tensor]) -> list[torch.Tensor]:
+    """With what says where sequences lie, which comes last, on the device of the inputs, which come first."""
+    device = given[0].device
+    return given if device.type == "cpu" else [value.to(device) for value in given]

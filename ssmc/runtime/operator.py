@@ -26,13 +26,15 @@ from .binding import alternative, check_kind, checked_static, shown
 from .build import Call, Family, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
 from .gradient import Recipe, asks_for_derivatives
+from .machines import DEVICES, Machines, one_device
 from .specialise import STATE, Kind, Place, Specialisation
 
 NAMESPACE = "ssmc"
-DEVICES = ("cpu",)
 CALLS_KEPT = 1024
 _RESERVED = ("self", "state", "return_state", "out")
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
 Tensors = Sequence[torch.Tensor]
 
 
@@ -41,12 +43,13 @@ class Source(Protocol):
 
     digest: str
     signature: LayerSignature
+    machines: Machines
 
     def program(self, kind: Kind) -> Program: ...
 
     def specialisation(self, kind: Kind) -> Specialisation: ...
 
-    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Variant: ...
+    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device) -> Variant: ...
 
 
 class Operator:
@@ -57,7 +60,7 @@ class Operator:
         self.signature = source.signature
         self.layer = source.signature.name
         self.specialisations: dict[Kind, Specialisation] = {}
-        self.families: dict[Kind, Family] = {}
+        self.families: dict[tuple[Kind, torch.device], Family] = {}
         self.latest: tuple[Kind, Call] | None = None
         self._calls: dict[Any, Call] = {}
         self._geometries: dict[Kind, Geometry] = {}
@@ -170,10 +173,12 @@ class Operator:
         """A call of that kind for these arguments, to be found by ``key`` from now on."""
         spec = self.specialisation(kind)
         sizes = spec.sizes(given)
-        family = self.families.get(kind)
+        device = one_device(self.layer, [p.described() for p in spec.takes], given)
+        family = self.families.get((kind, device))
         if family is None:
-            family = self.families[kind] = Family(spec, lambda s, n: self.source.build(s, kind, n))
-        ready = Call(spec, family.compiled(sizes), sizes, given, out)
+            family = Family(spec, lambda s, n: self.source.build(s, kind, n, device))
+            self.families[kind, device] = family
+        ready = Call(spec, family.compiled(sizes), sizes, given, out, device)
         self._check_order(ready)
         if not kind.derivatives:
             self.latest = kind, ready
@@ -198,7 +203,7 @@ class Operator:
         gives: bool,
         out: Tensors = (),
     ) -> list[torch.Tensor]:
-        """Outputs, then the state if it is asked for, of one call on the CPU.
+        """Outputs, then the state if it is asked for, of one call.
 
         Raises UserError for wrong arguments, ToolchainError if there is no compiler.
         """
@@ -215,7 +220,7 @@ class Operator:
         return _empty(spec, self.arguments(spec, values, states))
 
     def run_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
-        """All that a call of the kind that ``text`` stands for gives, from all that it takes, on the CPU."""
+        """All that a call of the kind that ``text`` stands for gives, from all that it takes."""
         ready, given = self.call_derived(values, text)
         return ready.run(map(torch.Tensor.data_ptr, given))
 
@@ -268,16 +273,18 @@ class Operator:
             tags.append(torch.Tag.needs_exact_strides)
         library: Any = self._library
         made = []
-        for name, schema, cpu, fake, autograd, autocast in (
-            (self.name, self.schema(), self._on_cpu, self._on_fake, self._on_autograd, self._on_autocast),
+        for name, schema, run, fake, autograd, autocast in (
+            (self.name, self.schema(), self._on_device, self._on_fake, self._on_autograd, self._on_autocast),
             (f"{self.name}_derived", f"{self.name}_derived(Tensor[] values, str kind) -> Tensor[]", self.run_derived,
              self.fake_derived, self._on_autograd_derived, self._on_autocast_derived),
         ):  # fmt: skip
             library.define(schema, tags=tuple(tags))
-            library.impl(name, cpu, "CPU")
+            for key in ("CPU", "CUDA"):
+                library.impl(name, run, key)
             torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
             library.impl(name, autograd, "Autograd", with_keyset=True)
-            library.impl(name, autocast, "AutocastCPU")
+            for device in DEVICES:
+                library.impl(name, functools.partial(autocast, device), f"Autocast{device.upper()}")
             overload = getattr(getattr(torch.ops, NAMESPACE), name).default
             torch.library.register_vmap(f"{NAMESPACE}::{name}", functools.partial(_on_vmap, overload), lib=library)
             made.append(overload)
@@ -290,7 +297,7 @@ class Operator:
     def statics(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(checked_static(self.layer, s, v) for s, v in zip(self.signature.statics, values, strict=True))
 
-    def _on_cpu(self, *args: Any) -> list[torch.Tensor]:
+    def _on_device(self, *args: Any) -> list[torch.Tensor]:
         return self.run(*self.split(args))
 
     def _on_fake(self, *args: Any) -> list[torch.Tensor]:
@@ -311,17 +318,17 @@ class Operator:
         with torch._C._AutoDispatchBelowAutograd():
             return self.derived.redispatch(keyset & torch._C._after_autograd_keyset, values, text)
 
-    def _on_autocast(self, *args: Any) -> list[torch.Tensor]:
+    def _on_autocast(self, device: str, *args: Any) -> list[torch.Tensor]:
         values, statics, states, gives = self.split(args)
         kind = self.kind(values, statics, states is not None, gives)
-        narrow = kind.under_autocast(_preferred())
+        narrow = kind.under_autocast(_preferred(device))
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
             if narrow is kind:
                 return self.overload(*args)
             return self.derived([*self.arguments(self.specialisation(kind), values, states)], narrow.text)
 
-    def _on_autocast_derived(self, values: Tensors, text: str) -> list[torch.Tensor]:
-        kind = kind_of(text).under_autocast(_preferred())
+    def _on_autocast_derived(self, device: str, values: Tensors, text: str) -> list[torch.Tensor]:
+        kind = kind_of(text).under_autocast(_preferred(device))
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
             return self.derived(values, kind.text)
 
@@ -339,9 +346,9 @@ class Operator:
         return recipe.recorded(keyset, values)
 
 
-def _preferred() -> str:
-    """What autocast wants values to be stored as."""
-    return STORAGE.get(torch.get_autocast_dtype("cpu"), "")
+def _preferred(device: str) -> str:
+    """What autocast wants values on such devices to be stored as."""
+    return STORAGE.get(torch.get_autocast_dtype(device), "")
 
 
 def _on_vmap(overload: Any, info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[torch.Tensor], list[int]]:
@@ -370,9 +377,9 @@ def kind_of(text: str) -> Kind:
 
 
 def _empty(spec: Specialisation, given: Tensors) -> list[torch.Tensor]:
-    sizes = spec.sizes(given)
+    sizes, device = spec.sizes(given), given[0].device if given else "cpu"
     return [
-        torch.empty([sizes[axis] for axis in place.axes], dtype=TORCH_DTYPES[place.storage], device="cpu")
+        torch.empty([sizes[axis] for axis in place.axes], dtype=TORCH_DTYPES[place.storage], device=device)
         for place in spec.gives
     ]
 
@@ -404,10 +411,10 @@ def check_out(layer: str, ready: Call, given: Tensors, out: Tensors) -> None:
     spans = [extent_in_bytes(value) for value in given]
     for place, buffer, value in zip(ready.spec.outputs, ready.buffers, out, strict=False):
         name = f"`out` for {place.shown!r}"
-        if tuple(value.shape) != buffer.shape or value.dtype is not buffer.dtype or value.device.type not in DEVICES:
+        if tuple(value.shape) != buffer.shape or value.dtype is not buffer.dtype or value.device != ready.device:
             raise UserError(
                 f"{layer}: {name} is {shown(value)}",
-                expected=f"a {short(buffer.dtype)} tensor of shape {buffer.shape} on {' or '.join(DEVICES)}",
+                expected=f"a {short(buffer.dtype)} tensor of shape {buffer.shape} on {ready.device}",
             )
         if any(stride == 0 and extent > 1 for stride, extent in zip(value.stride(), value.shape, strict=True)):
             raise UserError(f"{layer}: {name} has several elements in one place (stride 0)", hint=".contiguous()")

@@ -18,9 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ssmc
-from ssmc.backends import Cache, toolchain
-from ssmc.compiler import Argument, Compiled, compile_program, load_entry
+from ssmc.backends import Cache
+from ssmc.compiler import Argument, Compiled
 from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
 from ssmc.errors import UserError
 from ssmc.ir import Program
@@ -35,10 +37,10 @@ from .codec import (
     specialisation_to_json,
 )
 from .derived import Derived, arranged, derived, specialised
+from .machines import Machine, Machines, ThisMachine
 from .specialise import Kind, Specialisation
 
 DESCRIPTION = "description.json"
-TARGET = "c"
 
 
 class StoredSource:
@@ -48,9 +50,15 @@ class StoredSource:
         texts: (name, text) of the module and of all that it imports.
         layer: the layer, or None for the main one.
         read: reads and parses the module; called only when something was never derived before.
+        machines: what compiles for the tensors of a device; tests have some of their own.
     """
 
-    def __init__(self, texts: list[tuple[str, str]], layer: str | None, read: Callable[[], Module]) -> None:
+    def __init__(
+        self, texts: list[tuple[str, str]], layer: str | None, read: Callable[[], Module],
+        machines: Machines = ThisMachine(),  # noqa: B008 it is frozen
+    ) -> None:  # fmt: skip
+        self.machines = machines
+        self.made_of = texts, layer, read
         self._read = functools.cache(read)
         self._asked = layer
         self._cache = cache_of(str(Cache().root))
@@ -58,7 +66,7 @@ class StoredSource:
         self._latest: tuple[Any, Compiled] | None = None
         self._layers: dict[Kind, Program] = {}
         self.signature: LayerSignature = signature_from_json(self._derived("signature", {}, self._signature))
-        content = json.dumps([texts, self.signature.name])
+        content = json.dumps([texts, self.signature.name] + [repr(machines)] * (machines != ThisMachine()))
         self.digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
@@ -117,28 +125,29 @@ class StoredSource:
 
     # ------------------------------------------------------------ machine code
 
-    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Variant:
-        """The variant for these sizes, of which the inner ones are compiled in."""
-        about = {"kind": kind.text, "target": TARGET}
-        fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes).fixed))
+    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device) -> Variant:
+        """The variant for these sizes, of which the inner ones are compiled in, and for tensors on that device."""
+        tools = self.machines.of(device)
+        about = {"kind": kind.text, "target": tools.target}
+        fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes, tools).fixed))
         about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
-        machine = {"what": "variant", "layer": self._key, "code": CODE, **toolchain.find().key_parts()}
+        machine = {"what": "variant", "layer": self._key, "code": CODE, **tools.key_parts()}
 
         def write(folder: Path) -> None:
-            made = self._compiled(spec, kind, sizes)
-            for file in ("kernel.c", made.library.name):
-                _link(made.library.with_name(file), folder / file)
+            made = self._compiled(spec, kind, sizes, tools)
+            for file in (made.text, made.library):
+                _link(file, folder / file.name)
             (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made, sizes)), encoding="utf-8")
 
         folder = self._cache.get({**machine, **about}, write)
-        return _variant_from_json(json.loads((folder / DESCRIPTION).read_bytes()), folder)
+        return _variant_from_json(json.loads((folder / DESCRIPTION).read_bytes()), folder, tools)
 
-    def _compiled(self, spec: Specialisation, kind: Kind, sizes: dict[str, int]) -> Compiled:
+    def _compiled(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], tools: Machine) -> Compiled:
         """Compiled now; asked for twice in a cold start, so the last one is kept."""
-        key = (kind, tuple(sizes.items()))
+        key = (kind, tuple(sizes.items()), tools.target)
         if self._latest is None or self._latest[0] != key:
             outputs = {place.name: place.storage for place in spec.gives}
-            made = compile_program(spec.program(), TARGET, spec.storage, sizes, cache=self._cache, outputs=outputs)
+            made = tools.compile(spec.program(), spec.storage, sizes, self._cache, outputs)
             self._latest = key, made
         return self._latest[1]
 
@@ -152,15 +161,17 @@ def _variant_to_json(made: Compiled, sizes: Mapping[str, int]) -> dict[str, Any]
         "fixed": dict(made.fixed),
         "symbol": made.symbol,
         "library": made.library.name,
+        "text": made.text.name,
+        "launches": [launch.facts() for launch in made.launches],
     }
 
 
-def _variant_from_json(made: dict[str, Any], folder: Path) -> Variant:
+def _variant_from_json(made: dict[str, Any], folder: Path, tools: Machine) -> Variant:
     library = folder / made["library"]
     arguments = tuple(Argument(name, tuple(axes), storage, role) for name, axes, storage, role in made["arguments"])
     derived = tuple((axis, expr_from_json(expr)) for axis, expr in made["derived"])
-    entry = load_entry(library, made["symbol"])
-    return Variant(arguments, tuple(made["axes"]), made["fixed"], derived, library, entry)
+    entry = tools.entry(library, made)
+    return Variant(arguments, tuple(made["axes"]), made["fixed"], derived, library, folder / made["text"], entry)
 
 
 def _link(file: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ what), ``cases`` (what the interpreter says, and how far rounding may lead away 
 
 from .conformance import STORAGES, verify
 from .rows import DOES_NOT_APPLY, FAILS, HOLDS, Finding, Row
+from .sizes import free_axes, solve
 from .table import Verification
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "Finding",
     "Row",
     "Verification",
+    "free_axes",
+    "solve",
     "verify",
 ]

@@ -30,8 +30,6 @@ WORDS = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16
 # How states and what says where sequences lie are called in derived Programs.
 STATES, GIVEN = (".state", ".offset"), (".next", ".next_offset", ".at", ".at_offset")
 LAYOUTS = (".doc", ".start", ".end", ".valid", ".at")
-# Where the tensors of a target live. Targets that are not here have no operator to call.
-DEVICES = {"c": "cpu"}
 
 
 class Layer(Protocol):
@@ -46,6 +44,7 @@ class Layer(Protocol):
     @property
     def state_type(self) -> Callable[[Sequence[str], Sequence[torch.Tensor]], Any]: ...
     def __call__(self, /, *args: Any, **named: Any) -> Any: ...
+    def device_of(self, target: str) -> str: ...
     def program(
         self,
         present: Sequence[str] | None = ...,
@@ -145,9 +144,7 @@ class Compiled:
 
     @property
     def device(self) -> str:
-        if self.target not in DEVICES:
-            raise Unsupported(f"target {self.target!r} has no operator to call")
-        return DEVICES[self.target]
+        return self.layer.device_of(self.target)
 
     def tensors(self, inputs: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         """Arguments of the operator."""

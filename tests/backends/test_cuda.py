@@ -136,6 +136,15 @@ def test_lanes_of_several_blocks(t: int, d: int, n: int) -> None:
     check(program(SCAN), {"b": 2, "t": t, "d": d, "n": n})
 
 
+def test_what_steps_read_is_asked_for_ahead() -> None:
+    """Plain reads of memory that the kernel does not write, of a few steps at once; lengths need not be multiples."""
+    (kernel,) = stages(program(SCAN), "cuda", sizes={"b": 1, "t": 1, "d": 1, "n": 3}).loops.kernels
+    assert kernel.block is not None and kernel.block.batch == 4
+    assert {node.name[0] for node in kernel.block.loads.values()} == {"x", "a"}
+    for t in (3, 4, 6):
+        check(program(SCAN), {"b": 2, "t": t, "d": 3, "n": 3})
+
+
 def test_sums_too_large_for_a_chunk_are_gathered_at_each_step() -> None:
     sizes = {"b": 1, "t": 35, "d": 33, "n": 40}
     gradient = grad(program(SCAN))
@@ -143,6 +152,10 @@ def test_sums_too_large_for_a_chunk_are_gathered_at_each_step() -> None:
     (block,) = [k.block for k in made.loops.kernels if k.sums]
     assert block is not None and block.each_step
     check(program(SCAN), sizes)
+
+
+def test_numbers_without_axes() -> None:
+    check(program("layer f(x[], y[]) -> z[]:\n    z = x * exp(y)\n"), {})
 
 
 def test_no_lanes_at_all_and_no_steps() -> None:

@@ -38,16 +38,25 @@ def source(text: str, launches: tuple[Launch, ...]) -> str:
     return "\n".join([text.replace(original, shown), "static const ssmc_arguments *given;", *runs])
 
 
+def build(text: str, launches: tuple[Launch, ...], folder: Path) -> Path:
+    """Compile emitted kernels in a folder; gives the shared object."""
+    return compiled(source(text, launches), folder)
+
+
+def compiled(text: str, folder: Path) -> Path:
+    """Compile C++ in a folder; gives the shared object."""
+    (folder / "kernel.cpp").write_text(text)
+    command = ["g++", *FLAGS, str(folder / "kernel.cpp"), "-o", str(folder / "kernel.so"), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+    return folder / "kernel.so"
+
+
 class Host:
     """A device that is this machine: built kernels by name."""
 
     def __init__(self, text: str, launches: tuple[Launch, ...]) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="ssmc-test-"))
-        (folder / "kernel.cpp").write_text(source(text, launches))
-        command = ["g++", *FLAGS, str(folder / "kernel.cpp"), "-o", str(folder / "kernel.so"), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[:4000]
-        self.library = ctypes.CDLL(str(folder / "kernel.so"))
+        self.library = ctypes.CDLL(str(build(text, launches, Path(tempfile.mkdtemp(prefix="ssmc-test-")))))
 
     def launch(self, kernel: str, blocks: int, threads: int, shared: int, arguments: bytes) -> None:
         """Run one kernel."""

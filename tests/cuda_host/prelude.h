@@ -127,7 +127,7 @@ template <typename Number> static Number exchanged(Number mine, int bits) {
 
 }  // namespace host
 
-#define SSMC_KERNEL(threads) static void
+#define SSMC_KERNEL(threads, together) static void
 #define SSMC_BLOCK ((uint32_t)host::block)
 #define SSMC_THREAD (host::current)
 #define SSMC_THREADS (host::count)
@@ -154,6 +154,18 @@ SSMC_INLINE float ssmc_power_of_two_quickly(float x) {
 
 SSMC_INLINE float ssmc_reciprocal_quickly(float x) {
     return 1.0f / x;
+}
+
+SSMC_INLINE float ssmc_quotient_quickly(float a, float b) {
+    return a / b;
+}
+
+SSMC_INLINE float ssmc_root_quickly(float x) {
+    return sqrtf(x);
+}
+
+SSMC_INLINE float ssmc_inverse_root_quickly(float x) {
+    return 1.0f / sqrtf(x);
 }
 
 SSMC_INLINE float ssmc_exchanged_f32(float x, int bits) {

@@ -409,7 +409,7 @@ def test_an_input_of_the_layer_goes_before_an_option() -> None:
 
 
 @pytest.mark.parametrize("name, value, words", [
-    ("cu_seqlens", [0, 5], "'cu_seqlens' is an object of type list\n  expected: an int64 or int32 tensor on cpu"),
+    ("cu_seqlens", [0, 5], "'cu_seqlens' is an object of type list\n  expected: an int64 or int32 tensor"),
     ("cu_seqlens", torch.tensor([0.0, 5]), "'cu_seqlens' is a float32 tensor of shape \\(2,\\)"),
     ("cu_seqlens", torch.tensor([[0, 5]]), "'cu_seqlens' is a int64 tensor of shape \\(1, 2\\)"),
     ("cu_seqlens", torch.tensor([1, 5]), "'cu_seqlens' is \\[1, 5\\]\n  expected: offsets that begin with 0"),

@@ -9,6 +9,7 @@ import pytest
 import ssmc
 from ssmc import dsl
 from ssmc.verify import DOES_NOT_APPLY, HOLDS, verify
+from tests.cuda_host.driver import on_host
 
 # Some of what is asked of machine code: one kernel or two each.
 FEW = ("forward", "lengths", "step by step", "same bits", "huge strides", "packed", "padded", "backwards")
@@ -58,6 +59,15 @@ def test_complex_doubles_far_apart() -> None:
     assert found.ok and any(row.verdict == HOLDS for row in found.rows), str(found)
 
 
+@pytest.mark.parametrize(("storage", "only"), [("f32", FEW), ("bf16", ("forward", "gradient"))])
+def test_machine_code_for_gpus(storage: str, only: tuple[str, ...]) -> None:
+    """The operator, its gradient and the launcher, with kernels that run on this host."""
+    found = verify(on_host(loaded("affine_scan", "affine_scan")), ["cuda"], [storage], only=only)
+    assert found.ok, str(found)
+    rows = [row for row in found.rows if row.subject.startswith("cuda, ")]
+    assert len(rows) == len(only) and all(row.verdict == HOLDS for row in rows), str(found)
+
+
 def test_what_is_not_lowered() -> None:
     """A layer without machine code: the table says so once, and the equations are looked at all the same."""
     found = verify(loaded("yoso", "yoso_sampled"), ["c"], ["f32"], only=["prepared", "forward", "gradient"])
@@ -71,4 +81,14 @@ def test_what_is_not_lowered() -> None:
 @pytest.mark.parametrize(("module", "layer"), list(layers()))
 def test_the_whole_table(module: str, layer: str) -> None:
     found = verify(loaded(module, layer))
+    assert found.ok, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("storage", ["f32", "f64", "bf16"])
+@pytest.mark.parametrize(("module", "layer"), list(layers()))
+def test_the_whole_table_for_gpus(module: str, layer: str, storage: str) -> None:
+    """As above, of CUDA C, whose kernels run on this host."""
+    found = verify(on_host(loaded(module, layer)), ["cuda"], [storage])
     assert found.ok, str(found)

@@ -1,0 +1,127 @@
+"""``ssmc resources``: what the kernels of the library take of a GPU, found out by compiling them, without one."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssmc.errors import Unsupported
+
+from .compile import ASSUMED_EXTENT, staged
+from .layer import DTYPES
+from .report import Report, command
+
+if TYPE_CHECKING:
+    from ssmc.ir import Program
+
+_HEAD = """\
+# What kernels take of a GPU
+
+`ssmc resources -o docs` makes this page, and resources.json with the numbers of each kernel. Every layer
+of the library is compiled with its default static parameters (where one has none, a small one), all its optional
+inputs, and extents of 16, or the nearest that meet what it requires; the way back is the gradient for all inputs.
+Of all kernels of a pass the largest numbers stand here: bytes of shared memory of a block, registers of a thread,
+bytes of memory of a thread's own (its stack: what is kept for a chunk of time, or along axes too long for registers),
+and bytes written to and read from there because registers ran out.
+"""
+
+
+@command("resources")
+@click.argument("layers", nargs=-1, metavar="[LAYER]...")
+@click.option("--dtype", type=click.Choice(DTYPES), default="bf16", show_default=True, help="Storage of real inputs.")
+@click.option("--architecture", "architectures", multiple=True, help="Such as sm_90; all by default.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write both forms there, too.")
+def resources(layers: tuple[str, ...], dtype: str, architectures: tuple[str, ...], output: Path | None) -> Report:
+    """Compile layers for GPUs, forward and backward, and print the registers, shared memory and spills of kernels.
+
+    LAYER is a name from `ssmc library`; all of them by default, which takes minutes.
+    """
+    from ssmc.backends import cuda_toolchain, target_named
+
+    chosen = sorted(architectures or cuda_toolchain.ARCHITECTURES, key=lambda name: (len(name), name))
+    for name in chosen:
+        target_named(f"cuda:{name}")
+    compiler = cuda_toolchain.find()
+    found = [row for layer, program in _programs(layers) for row in _passes(layer, program, dtype, chosen)]
+    made_by = f"{compiler.kind} {compiler.version}"
+    text = "\n".join([_HEAD, f"Made by {made_by}; real inputs stored as {dtype}.", "", *_table(found, chosen)])
+    facts = {"compiler": made_by, "dtype": dtype, "passes": found}
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "resources.md").write_text(text + "\n", encoding="utf-8")
+        (output / "resources.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    return Report(text, facts)
+
+
+def _programs(layers: Sequence[str]) -> Iterator[tuple[str, Program]]:
+    """The layers asked for, each as a Program."""
+    from ssmc import dsl
+
+    for name in dsl.library_names():
+        module = dsl.load_module(name)
+        for number, layer in enumerate(module.layers):
+            full = name if number == 0 else f"{name}:{layer}"
+            if not layers or full in layers:
+                yield full, dsl.elaborate(module, layer, next(dsl.choices(module, module.layer(layer))))
+
+
+def _passes(layer: str, program: Program, dtype: str, architectures: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The way forward and the way back, or why there is none."""
+    from ssmc.passes import differentiable, grad, kept_values, rebuilding, saving
+    from ssmc.verify import free_axes, solve
+
+    try:
+        sizes = solve(program, dict.fromkeys(free_axes(program), ASSUMED_EXTENT))
+        forms = {"forward": program}
+        if all(differentiable(program)):
+            gradient = grad(program)
+            kept = kept_values(gradient)
+            forms = {"forward": saving(program, kept), "backward": rebuilding(gradient, kept)}
+        for name, form in forms.items():
+            yield {"layer": layer, "pass": name, "kernels": _kernels(form, sizes or {}, dtype, architectures)}
+    except Unsupported as refusal:
+        yield {"layer": layer, "unsupported": refusal.diagnostics[0].message}
+
+
+def _kernels(
+    program: Program, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What each kernel takes, by architecture."""
+    from ssmc.backends import cuda_toolchain
+
+    compiler = cuda_toolchain.find()
+    own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
+    done, _ = staged(program, "cuda", dtype, own)
+    kernels: dict[str, dict[str, Any]] = {
+        launch.kernel: {"kernel": launch.kernel, "threads": launch.threads, "shared": launch.shared, "on": {}}
+        for launch in done.launches
+    }
+    for architecture in architectures:
+        with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
+            compiler.build(done.text, folder, architecture)
+            log = (Path(folder) / cuda_toolchain.LOG).read_text(encoding="utf-8")
+        for item in cuda_toolchain.resources(log):
+            taken = {"registers": item.registers, "stack": item.stack, "spilled": item.spill_stores + item.spill_loads}
+            kernels[item.kernel]["on"][architecture] = taken
+    return list(kernels.values())
+
+
+def _table(found: Sequence[Mapping[str, Any]], architectures: Sequence[str]) -> Iterator[str]:
+    head = ["layer", "pass", "kernels", "shared", *(f"{name}: registers, stack, spilled" for name in architectures)]
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for row in found:
+        if "unsupported" in row:
+            yield f"| `{row['layer']}` | {row['unsupported'].replace('|', '/')} |" + " |" * (len(head) - 2)
+            continue
+        kernels = row["kernels"]
+        cells = [f"`{row['layer']}`", row["pass"], str(len(kernels)), str(max(k["shared"] for k in kernels))]
+        for name in architectures:
+            most = [max(k["on"][name][what] for k in kernels) for what in ("registers", "stack", "spilled")]
+            cells.append(", ".join(map(str, most)))
+        yield f"| {' | '.join(cells)} |"

@@ -1,0 +1,57 @@
+"""``ssmc targets``: what this machine can build and run, and why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssmc.errors import ToolchainError
+
+from .report import Report, command, table
+
+
+@command("targets")
+def targets() -> Report:
+    """List what layers can be compiled for, which of it this machine can build and run, and why not the rest.
+
+    A GPU is needed to run, never to build.
+    """
+    from ssmc.backends import TARGETS
+
+    rows, facts = [], []
+    for target in TARGETS.values():
+        for name in [f"{target.name}:{item}" for item in sorted(target.architectures, key=_order)] or [target.name]:
+            builds, runs = _builds(name), _runs(name)
+            facts.append(
+                {"target": name, "builds": not builds, "runs": not runs, "why": [w for w in (builds, runs) if w]}
+            )
+            rows.append((name, f"{_verdict('builds', builds)}\n{_verdict('runs', runs)}"))
+    return Report(table(rows), {"targets": facts})
+
+
+def _order(architecture: str) -> tuple[bool, int, str]:
+    return not architecture.startswith("sm_"), len(architecture), architecture
+
+
+def _verdict(what: str, reason: str) -> str:
+    return f"{what}: no, {reason}" if reason else f"{what}: yes"
+
+
+def _builds(target: str) -> str:
+    """Why nothing can be built for a target; empty if it can."""
+    from ssmc.backends import cuda_toolchain, target_named, toolchain
+
+    if target_named(target).tiles:
+        return "its kernels are not built beforehand yet"
+    tools: Any = cuda_toolchain if target_named(target).blocks else toolchain
+    try:
+        tools.find()
+    except ToolchainError as error:
+        return str(error.diagnostics[0].message)
+    return ""
+
+
+def _runs(target: str) -> str:
+    """Why this machine does not run a target's kernels; empty if it does."""
+    from ssmc.runtime import reason_against
+
+    return reason_against(target)
