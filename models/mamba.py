@@ -24,7 +24,7 @@ from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_
 from .linear import project
 from .mixer import MixerLayers, mamba_mixer
 from .norms import RMSNorm
-from .sequences import embedded, packing, shown
+from .sequences import embedded, packing, shown, without_first
 
 mixer_layers = lru_cache(maxsize=None)(MixerLayers)
 """The compiled layers for an activation; all mixers with that activation call the same ones."""
@@ -282,7 +282,7 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
 
         Args:
             labels: (batch, length) ints, the tokens themselves: each is compared with what was predicted before it.
-                -100 counts for nothing: padding, and the first token of a packed document, should have it.
+                -100 counts for nothing, nor does the first token of a packed document; padding should have it.
             logits_to_keep: how many of the last positions to give logits for, 0 for all; or a (number,) tensor of
                 positions. With labels all are needed.
             num_items_in_batch: by what the sum of losses is divided; by default the number of labels.
@@ -307,6 +307,7 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
         if labels is not None:
             if labels.shape != logits.shape[:2]:
                 raise UserError(f"`labels` is {shown(labels)}", expected=f"shape {tuple(logits.shape[:2])}")
+            labels = without_first(labels, position_ids, cu_seqlens, seq_idx)
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )

@@ -26,7 +26,7 @@ from .griffin import recurrent_block
 from .linear import is_plain, project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
-from .sequences import embedded, shown
+from .sequences import embedded, shown, without_first
 from .soft_cap import soft_capped
 from .tokens import Tokens, tokens_of
 
@@ -396,19 +396,3 @@ def embedding_scale(config: RecurrentGemmaConfig) -> float:
     if not getattr(config, "embeddings_scale_by_sqrt_dim", True):
         return 1.0
     return float(torch.tensor(config.hidden_size**0.5, dtype=torch.bfloat16, device="cpu"))
-
-
-def without_first(
-    labels: Tensor, position_ids: Tensor | None, cu_seqlens: Tensor | None, seq_idx: Tensor | None
-) -> Tensor:
-    """Labels that count nothing where a document begins: the token before is not of it."""
-    if cu_seqlens is not None:
-        first = torch.zeros_like(labels[0], dtype=torch.bool)
-        first[cu_seqlens[:-1][cu_seqlens[:-1] < len(first)].long()] = True
-    elif seq_idx is not None:
-        first = nn.functional.pad(seq_idx[..., 1:] != seq_idx[..., :-1], (1, 0))
-    elif position_ids is not None:
-        first = position_ids == 0
-    else:
-        return labels
-    return labels.masked_fill(first, -100)

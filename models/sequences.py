@@ -80,3 +80,19 @@ def _positions(numbers: Tensor) -> Tensor:
     begins = torch.ones_like(numbers, dtype=torch.bool)
     begins[..., 1:] = numbers[..., 1:] != numbers[..., :-1]
     return index - torch.where(begins, index, 0).cummax(-1).values
+
+
+def without_first(
+    labels: Tensor, position_ids: Tensor | None, cu_seqlens: Tensor | None, seq_idx: Tensor | None
+) -> Tensor:
+    """Labels that count nothing where a document begins: the token before is not of it."""
+    if cu_seqlens is not None:
+        first = torch.zeros_like(labels[0], dtype=torch.bool)
+        first[cu_seqlens[:-1][cu_seqlens[:-1] < len(first)].long()] = True
+    elif seq_idx is not None:
+        first = nn.functional.pad(seq_idx[..., 1:] != seq_idx[..., :-1], (1, 0))
+    elif position_ids is not None:
+        first = position_ids == 0
+    else:
+        return labels
+    return labels.masked_fill(first, -100)
