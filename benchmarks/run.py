@@ -17,7 +17,7 @@ from benchmarks import tables
 RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = 2
 LAYERS = ("selective_scan", "rg_lru", "diagonal_ssm", "conv1d", "lstm", "step")
-MODELS = ("mamba", "mamba_training", "recurrent_gemma", "decode")
+MODELS = ("mamba", "mamba_transformers", "mamba_training", "recurrent_gemma", "decode")
 PARTS = (*LAYERS, "callable", "memory", *MODELS, "activations", "profile")
 
 # Read when a process starts. glibc hands large blocks back at every free otherwise, and PyTorch's
@@ -111,11 +111,11 @@ def _tables(part: str, quick: bool, say: Callable[[str], None]) -> Any:
     else:
         from importlib import import_module
 
-        from benchmarks.timing import FULL, QUICK, run_case
+        from benchmarks import timing
 
-        folder = "models" if part in MODELS else "layers"
+        folder, effort = ("models", timing.MODELS) if part in MODELS else ("layers", timing.FULL)
         for case in import_module(f"benchmarks.{folder}.{part}").cases(quick):
-            yield tables.of_case(case, run_case(case, QUICK if quick else FULL, say))
+            yield tables.of_case(case, timing.run_case(case, timing.QUICK if quick else effort, say))
 
 
 if __name__ == "__main__":

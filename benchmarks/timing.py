@@ -39,6 +39,7 @@ class Effort:
 
 
 FULL = Effort(20, 8.0, 60.0)
+MODELS = Effort(6, 6.0, 20.0)  # of complete models, whose calls take seconds
 QUICK = Effort(5, 1.0, 0.0)
 
 

@@ -8,4 +8,4 @@ from benchmarks.timing import Case
 
 
 def cases(quick: bool) -> list[Case]:
-    return [training(mamba_130m(), 64 if quick else 512, True)]
+    return [training(mamba_130m(), 64 if quick else 512)]
