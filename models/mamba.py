@@ -22,6 +22,7 @@ from ssmc.errors import UserError
 from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
+from .mamba_token import token_through_block
 from .mixer import MixerLayers, mamba_mixer
 from .norms import RMSNorm
 from .sequences import embedded, packing, shown, without_first
@@ -84,10 +85,14 @@ class MambaBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden: Tensor, entry: LayerCache | None, sequences: dict[str, Tensor]) -> Tensor:
         """(batch, length, hidden_size) → the same; the residual stays in float32 if the configuration says so."""
-        mixed = self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
+        residual = hidden
         if self.residual_in_fp32:
-            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        return hidden + mixed
+            residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if not sequences and self.mixer.layers.activation is None:
+            made = token_through_block(self.norm, self.mixer, residual, entry)
+            if made is not None:
+                return made.to(residual.dtype)
+        return residual + self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
 
 
 class MambaPreTrainedModel(PreTrainedModel):

@@ -81,6 +81,7 @@ FURTHER = (
     Case("h3", "h3_truncated", _s(b=1, t=7, h=3, i=2, j=2, m=4, n=3), {"length": 5}),
     Case("long_conv", "long_conv", _s(b=2, t=6, d=3, l=4, m=8)),
     Case("long_conv", "long_conv", _s(b=2, t=5, d=3, l=9), {}, ("K_back", "D")),
+    Case("mamba_block", "mamba_block", _s(b=2, t=5, e=7, f=12, d=6, k=3, q=8, r=2, n=3)),
     Case("mamba_inner", "mamba_inner", _s(b=2, t=5, d=6, k=3, r=2, n=3)),
     Case("mamba2_inner", "mamba2_inner", _s(b=1, t=5, d=8, h=4, c=20, k=3), {"groups": 2, "states": 3}),
     Case("mamba2_inner", "mamba2_inner", _s(b=1, t=4, d=4, h=2, c=8, k=3),
