@@ -56,7 +56,7 @@ def token_through_block(norm: Any, mixer: Any, hidden: Tensor, entry: LayerCache
     states = entry.states
     window, scanned = states["conv"], states["scan"]
     y, after = _layer(norm.eps)(
-        hidden, norm._parameters["weight"], W_in, convolution._parameters["weight"][:, 0], W_x, W_dt, own["A_log"],
+        hidden, norm._parameters["weight"], W_in, convolution.weight[:, 0], W_x, W_dt, own["A_log"],
         W_out, own["D"], dt_bias, conv_bias, state=State(STATE, (window.values[0], scanned.values[0])),
         return_state=True,
     )  # fmt: skip
