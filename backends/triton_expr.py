@@ -12,7 +12,19 @@ from collections.abc import Iterable, Mapping
 
 from ssmc.errors import InternalError
 from ssmc.ir import BOOL, INT, REAL, DType
-from ssmc.ir.loops import Accumulate, Kernel, Let, Loops, Tiles, Variable, inner_axes, padded
+from ssmc.ir.loops import (
+    Accumulate,
+    Group,
+    Kernel,
+    Let,
+    Loops,
+    Statement,
+    Tiles,
+    Variable,
+    inner_axes,
+    operands,
+    padded,
+)
 from ssmc.ir.scalar import Node
 
 from .storage import COMPLEXES
@@ -140,6 +152,28 @@ class Expressions:
         self.used[prefix, name, *of] = None
         return self.names.get(prefix, name)
 
+    def name(self, variable: Variable, section: str) -> str:
+        """A variable, as a section calls it."""
+        again = variable.name in self.tiles.reloaded and section in ("rebuild", "step")
+        return self.names.get("k" if again else "v", variable.name)
+
+    def used_in(self, groups: Iterable[Group], section: str, among: frozenset[str]) -> list[Variable]:
+        """The variables of these names that groups of a section read."""
+        found: dict[str, Variable] = {}
+        seen: set[int] = set()
+        stack = [node for g in groups for s in g.statements for node in _read(s)]
+        while stack:
+            node = stack.pop()
+            if node.number in seen:
+                continue
+            seen.add(node.number)
+            variable = self.kernel.holder(section, node)
+            if variable is None:
+                stack.extend(node.args)
+            elif variable.name in among:
+                found[variable.name] = variable
+        return [found[name] for name in sorted(found)]
+
     def index(self, axis: str) -> str:
         return self.use("i", axis) if axis in self.order else self.names.get("i", axis)
 
@@ -172,7 +206,7 @@ class Expressions:
         if not own:
             variable = self.kernel.holder(section, node)
             if variable is not None:
-                return self.names.get("v", variable.name)
+                return self.name(variable, section)
         match node.kind:
             case "const":
                 return self.constant(node.name, node.type)
@@ -436,3 +470,8 @@ class Expressions:
         masks = [] if own and not guard else [*self.masks(dims), *self._guards(guard, dims)]
         found = self.fetch(pointer, masks, node.type)
         return f"({found} != 0)" if node.type is BOOL else found
+
+
+def _read(statement: Statement) -> tuple[Node, ...]:
+    """What a statement reads: of a variable's own node what it is made of."""
+    return statement.node.args if isinstance(statement, (Let, Accumulate)) else operands(statement)

@@ -226,29 +226,26 @@ class KernelEmitter:
                 self._now("begin", is_step=False)
                 nests.groups("enter")
             if k.rebuild:
+                self._reloaded("rebuild")
                 with out.block("for s in range(0, count)"):
                     self._now("(begin + s)", is_step=False)
                     nests.groups("rebuild")
                     self._shift("rebuild")
                 nests.barrier()
+            self._reloaded("step")
             with out.block("for back in range(0, count)" if k.reverse else "for s in range(0, count)"):
                 if k.reverse:
                     out.line("s = count - 1 - back")
                 self._now("(begin + s)", is_step=False)
-                self._recalled()
                 nests.groups("step")
                 self._shift("step")
             if self.x.memory.bytes:
                 nests.barrier()
 
-    def _recalled(self) -> None:
-        """What was rebuilt for this step."""
-        for variable in self.kernel.variables.values():
-            if variable.chunk and not variable.local:
-                pointer = self.x.own_place(variable.name, "s", variable.dims)
-                found = f"tl.load({pointer})"
-                compare = self.x.type(variable.type) == "tl.int1"
-                self.out.line(f"{self.names.get('v', variable.name)} = {f'{found} != 0' if compare else found}")
+    def _reloaded(self, section: str) -> None:
+        """What was known before time started, for one loop over a chunk."""
+        for variable in self.x.used_in(self.kernel.sections[section], section, self.tiles.reloaded):
+            self.nests.fetch(variable, section, "0")
 
     def _shift(self, section: str) -> None:
         """Move what is carried on by one step."""

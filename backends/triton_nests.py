@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmc.ir import INT, REAL, DType
+from ssmc.ir import BOOL, INT, REAL, DType
 from ssmc.ir.loops import (
     Accumulate,
     Add,
@@ -34,15 +34,26 @@ class Nests:
         statements = [s for groups in kernel.sections.values() for g in groups for s in g.statements]
         loaded = {n.name[0] for s in statements for n in walk_nodes(operands(s)) if n.kind == "load"}
         # What the kernel both writes and reads: its threads wait for each other after each write.
+        self.rebuilt = frozenset(v.name for v in kernel.variables.values() if v.chunk and not v.local)
         self.reread = loaded & {s.tensor for s in statements if isinstance(s, (Store, Add))}
+
+    def fetch(self, variable: Variable, section: str, slot: str) -> None:
+        """Read a whole variable from the program's memory."""
+        pointer = self.x.own_place(variable.name, slot, variable.dims)
+        test = " != 0" if variable.type is BOOL else ""
+        self.out.line(f"{self.x.name(variable, section)} = tl.load({pointer}){test}")
 
     def barrier(self) -> None:
         """The threads of a program wait for each other, and see what each has written."""
         self.out.line("tl.debug_barrier()")
 
     def groups(self, section: str) -> None:
-        """All groups of a section."""
+        """All groups of a section; what was rebuilt for a step is fetched ahead of the first that reads it."""
+        rebuilt = self.rebuilt if section == "step" else frozenset()
         for group in self.kernel.sections[section]:
+            for variable in self.x.used_in([group], section, rebuilt):
+                self.fetch(variable, section, "s")
+                rebuilt -= {variable.name}
             self._loops(group, self._serial(group.outer), section, outer=True)
 
     def _serial(self, axes: tuple[str, ...]) -> tuple[str, ...]:

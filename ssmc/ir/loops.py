@@ -198,7 +198,7 @@ class Tiles:
     dimensions of its tiles, in that order, after the lanes; along all others it loops. ``warps`` work on a program.
     Of the carried values those in ``moving`` are as many variables as steps, which move on by one after each step;
     those in ``remembered``, and variables of that name, lie in memory of the program's own, and reads with a number in
-    ``addressed`` are made there."""
+    ``addressed`` are made there. Variables in ``reloaded`` are fetched from there ahead of each loop over a chunk."""
 
     lane: str | None
     block: int
@@ -208,6 +208,7 @@ class Tiles:
     moving: frozenset[str]
     remembered: frozenset[str]
     addressed: frozenset[int]
+    reloaded: frozenset[str]
 
 
 def padded(extent: int) -> int:

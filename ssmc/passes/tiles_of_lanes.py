@@ -37,10 +37,11 @@ from ssmc.ir.loops import (
 )  # fmt: skip
 from ssmc.ir.scalar import Node, walk_nodes
 
-_ELEMENTS = 1024  # of a tile, where lanes can be chosen freely
+_ELEMENTS = 512  # of a tile, where lanes can be chosen freely
 _LARGEST = 1 << 15  # elements of a tile, at most
 _BLOCK = 128  # lanes of a program, at most, where no sum over a group of lanes says how many
-_EACH = 16  # elements of a tile for each thread, at most, as long as warps last
+_EACH = 8  # elements of a tile for each thread, at most, where lanes can be chosen freely
+_EACH_OF_GROUP = 16  # and where they cannot: more warps would have too few registers for each of their threads
 _WARP, _WARPS = 32, 16
 _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
@@ -73,9 +74,12 @@ class _Tiling:
         largest = max((self._size(g, axes) for g in self._groups()), default=1)
         block = 0 if lane is None else self._block(lane, largest)
         elements = max(1, block) * largest
-        warps = min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * _EACH)))
+        each = _EACH_OF_GROUP if k.sums else _EACH
+        warps = min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * each)))
         steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
-        return Tiles(lane, block, steps, axes, warps, moving, remembered | self._arrays(addressed), addressed)
+        reloaded = self._reloaded()
+        remembered |= self._arrays(addressed) | reloaded
+        return Tiles(lane, block, steps, axes, warps, moving, remembered, addressed, reloaded)
 
     def _block(self, lane: str, each: int) -> int:
         """Lanes of a program whose tiles have so many elements for each of them."""
@@ -179,6 +183,14 @@ class _Tiling:
         names = {n.name for n in self._reads() if n.kind == "array" and n.number in addressed}
         read = {v.name for (_, *name), v in self.kernel.arrays.items() if tuple(name) in names}
         return frozenset(read | {v.name for v in self._kept() if v.chunk})
+
+    def _reloaded(self) -> frozenset[str]:
+        """What is known before time starts and would fill registers in loops that do not use it, because a chunk has
+        two of them."""
+        if not self.kernel.rebuild:
+            return frozenset()
+        found = [v for (section, _), v in self.kernel.variables.items() if section == "before"]
+        return frozenset(v.name for v in found if v.dims and not v.local)
 
     def _in_registers(self, node: Node, axes: tuple[str | None, ...]) -> bool:
         """Whether a read of a kept value can be had of its tile: each index is that of a dimension as long as its own,
