@@ -21,8 +21,10 @@ def case(setting: Setting, name: str) -> Case:
 
         def first(model: Any) -> tuple[torch.Tensor, Any]:
             made = model(ids[:, :PROMPT], use_cache=True)
-            state = next(getattr(made, n) for n in ("cache", "past_key_values") if getattr(made, n, None) is not None)
-            return made.logits, state
+            states = [getattr(made, name, None) for name in ("cache", "past_key_values")]
+            if states == [None, None]:
+                raise RuntimeError("its output holds no cache")
+            return made.logits, states[0] if states[0] is not None else states[1]
 
         def stepping(model: Any, key: str = "cache") -> Contestant:
             _, state = first(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,7 +66,7 @@ def _kind(operator: str) -> str:
     """What a row of the profiler belongs to."""
     space, _, name = operator.rpartition("::")
     if space.startswith("ssmc"):
-        return f"ssmc {name.partition('_')[0] if name.startswith('_') else name}"
+        return "ssmc " + re.sub("_[0-9a-f]{16}", "", name).replace("_derived", ", training")
     if name in PRODUCTS:
         return "matrix products"
     return ATTENTION if ATTENTION in name else operator
