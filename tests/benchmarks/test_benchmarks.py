@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import tables, timing
 from benchmarks.layers import diagonal_ssm, rg_lru, selective_scan, step
+from benchmarks.models.setting import unbound_scan
 from benchmarks.peers import cotangent, jax_trained, trained
 from benchmarks.timing import Case, Contestant, Effort, Entry, Goal, Row, relative_error
 
@@ -200,3 +201,22 @@ def test_every_outcome_has_a_row() -> None:
     assert "no result in 0 s" in text
     assert "absent: No module named 'peer'" in text
     assert table["goals"] == [{"text": "ours / ours = 1.00, goal at most 1.5", "value": 1.0, "met": True}]
+
+
+def test_a_goal_may_leave_out_what_everybody_has_to_do() -> None:
+    rows = [Row(name, undisturbed=[t] * 3) for name, t in (("products", 2.0), ("mine", 2.5), ("theirs", 12.0))]
+    case = Case("", {}, lambda: ((), []), goals=(Goal("mine", ("theirs",), 0.05, less="products"),))
+    (goal,) = tables.of_case(case, rows)["goals"]
+    assert goal["value"] == pytest.approx(0.05) and goal["met"] and "each less products" in goal["text"]
+    assert not tables.of_case(case, rows[1:])["goals"]
+
+
+def test_rows_without_a_result_are_there_for_their_time() -> None:
+    assert relative_error((), ()) == 0.0
+
+
+def test_the_scan_on_views_is_the_scan() -> None:
+    i = selective_scan.make_inputs(2, 9, 16)
+    b = [v.transpose(1, 2) if v.dim() == 3 else v for v in i]
+    made = unbound_scan(*b[:5], b[5], b[6], b[7], delta_softplus=True).transpose(1, 2)
+    assert relative_error(made, selective_scan.reference(i)) < 1e-5
