@@ -38,11 +38,10 @@ def _verdict(what: str, reason: str) -> str:
 
 def _builds(target: str) -> str:
     """Why nothing can be built for a target; empty if it can."""
-    from ssmc.backends import cuda_toolchain, target_named, toolchain
+    from ssmc.backends import cuda_toolchain, target_named, toolchain, triton_toolchain
 
-    if target_named(target).tiles:
-        return "its kernels are not built beforehand yet"
-    tools: Any = cuda_toolchain if target_named(target).blocks else toolchain
+    found = target_named(target)
+    tools: Any = triton_toolchain if found.tiles else cuda_toolchain if found.blocks else toolchain
     try:
         tools.find()
     except ToolchainError as error:

@@ -29,7 +29,8 @@ _STATEMENTS = 256  # statements that a loop nest becomes, written out, at most
 _NUMBERS = 128  # 32-bit numbers that a thread keeps in registers along inner axes, at most
 _FEW, _SOME = 32, 100  # of those, so many that four blocks, or two, still have room at once
 _AHEAD = 4  # rounds of a loop whose loads are issued together
-_SHORT_STEP = 128  # statements of a step, written out, of which four are taken together
+_SHORT_STEP = 350  # operations of a step, written out, of which four are taken together
+_HEAVY = 1400  # operations, written out, that want more registers than four blocks of 128 threads leave each other
 _SHIFTED = 8  # steps of a carried value that move on by one place each step, at most
 _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
 
@@ -61,8 +62,8 @@ class _Spreading:
         steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
         unrolled = self._unrolled()
         block = Block(
-            threads, self._together(unrolled), bool(k.sums), each_step, steps, unrolled, self._ahead(unrolled), shared,
-            rings, shifted, self._batch(unrolled), self._loads(),
+            threads, self._together(unrolled, threads), bool(k.sums), each_step, steps, unrolled,
+            self._ahead(unrolled), shared, rings, shifted, self._batch(unrolled), self._loads(),
         )  # fmt: skip
         return replace(k, block=block)
 
@@ -103,10 +104,13 @@ class _Spreading:
 
     # ------------------------------------------------------------ registers
 
-    def _together(self, unrolled: frozenset[str]) -> int:
+    def _together(self, unrolled: frozenset[str], threads: int) -> int:
         """The fewer numbers a thread keeps, the more blocks hide each other's waiting."""
         words = self._words(set(unrolled))
-        return 4 if words <= _FEW else 2 if words <= _SOME else 1
+        room = THREADS * 4 // threads
+        found = min(room, 4 if words <= _FEW else 2 if words <= _SOME else 1)
+        heavy = max(self._weight(section, unrolled) for section in ("before", "rebuild", "step", "after"))
+        return max(1, found // 2) if heavy * self._batch(unrolled) > _HEAVY // (threads // THREADS) else found
 
     def _ahead(self, unrolled: frozenset[str]) -> int:
         """Rounds of innermost loops that are written out: one where a round is long by itself."""
@@ -129,9 +133,15 @@ class _Spreading:
         """Steps that are taken together: few where a step is long."""
         if not self.kernel.time or not self._loads():
             return 1
-        sections = (self.kernel.rebuild, self.kernel.step)
-        longest = max(sum(self._text(g, set(unrolled)) for g in groups) for groups in sections)
-        return 4 if longest <= _SHORT_STEP else 2 if longest <= 2 * _SHORT_STEP else 1
+        return 4 if max(self._weight(section, unrolled) for section in ("rebuild", "step")) <= _SHORT_STEP else 1
+
+    def _weight(self, section: str, unrolled: frozenset[str]) -> int:
+        """Operations that a section is, its loops written out."""
+        return sum(
+            self._count(a for a in group.axes if a in unrolled)
+            * sum(len(own_nodes(self.kernel, section, s)) for s in group.statements)
+            for group in self.kernel.sections[section]
+        )
 
     def _loads(self) -> dict[tuple[str, int], Node]:
         """What each step reads of its own time, outside of loops, from memory that the kernel does not write: it may
