@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ssmc.errors import UserError
-from ssmc.ir.loops import Loops
+from ssmc.ir.loops import LANE_GROUP, Loops
 
 from . import c, cuda, triton
 from .cuda_toolchain import ARCHITECTURES
@@ -19,7 +19,8 @@ from .triton_toolchain import ARCHITECTURES as TRITON
 class Target:
     """A name; for given storages the number of lanes it works on and the operations it has on whole
     vectors; and its emitter. ``blocks``: its kernels are spread over the blocks of threads of a GPU, of one of
-    ``architectures``, the first of which is meant where a name says none; ``tiles``: dealt out to programs on tiles."""
+    ``architectures``, the first of which is meant where a name says none; ``tiles``: dealt out to programs on tiles.
+    ``together``: lanes whose sum is one part of a sum over lanes."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
@@ -29,6 +30,7 @@ class Target:
     architectures: tuple[str, ...] = ()
     architecture: str = ""
     tiles: bool = False
+    together: int = LANE_GROUP
 
 
 def _cpu_lanes(storage: Iterable[str]) -> int:
@@ -39,7 +41,7 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
 TARGETS: Mapping[str, Target] = {
     "c": Target("c", _cpu_lanes, c.vector_operations, c.emit),
     "cuda": Target("cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0]),
-    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], tiles=True),
+    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64),
 }
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,29 @@ def compiled(function: Any, launch: dict[str, Any], folder: Path, architecture: 
 
 
 def _nvidia(triton: Any, cubin: Path, assembly: str) -> dict[str, int]:
-    """How many parameters it has; registers of a thread; its stack, where what is spilled goes and nothing else, since
-    a tile has no addresses."""
+    """How many parameters it has, and registers of a thread. A stack may be that of a function which is called: where
+    there is one, the assembler is asked what was spilled."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     said = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True).stdout
     registers, stack = (int(_number(rf"{name}:(\d+)", said)) for name in ("REG", "STACK"))
     head = assembly[assembly.index(".entry") :].partition("{")[0]
-    return {"registers": registers, "spilled": stack, "null_pointers": head.count(".param ")}
+    spilled = _spilled(assembly) if stack else 0
+    return {"registers": registers, "spilled": spilled, "null_pointers": head.count(".param ")}
+
+
+def _spilled(assembly: str) -> int:
+    """The bytes that a thread writes to and reads from its stack because registers ran out."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    architecture = _number(r"\.target (\w+)", assembly)
+    found = get_ptxas(int(_number(r"sm_(\d+)", architecture)))
+    tool = getattr(found, "path", None) or found[0]
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(assembly)
+        file.flush()
+        command = [tool, "-v", f"-arch={architecture}", file.name, "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(int(_number(rf"(\d+) bytes spill {what}", said)) for what in ("stores", "loads"))
 
 
 def _amd(text: str) -> dict[str, int]:

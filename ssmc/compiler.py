@@ -27,7 +27,7 @@ from ssmc.backends import (
 )
 from ssmc.errors import UserError
 from ssmc.ir import Program, Tensor, print_program
-from ssmc.ir.loops import Loops
+from ssmc.ir.loops import LANE_GROUP, Loops
 from ssmc.passes import (
     SAVED,
     Plan,
@@ -131,7 +131,7 @@ def stages(
     stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
     wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
-    program = prepared(program, sizes or {}, narrow)
+    program = prepared(program, sizes or {}, narrow, backend.together)
     options = options or PlanOptions()
     if backend.blocks:  # a thread has one lane, and keeps what it can in registers anyway
         options = replace(options, lanes=1, tile=0)
@@ -144,17 +144,19 @@ def stages(
     arguments = _arguments(program, loops, held, stored)
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
-        loops = tiles_of_lanes(loops) if backend.tiles else spread(loops, precision)
+        loops = tiles_of_lanes(loops, backend.together) if backend.tiles else spread(loops, precision)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
                   made.programs)  # fmt: skip
 
 
-def prepared(program: Program, sizes: Mapping[str, int], narrow: Collection[str] = ()) -> Program:
+def prepared(
+    program: Program, sizes: Mapping[str, int], narrow: Collection[str] = (), together: int = LANE_GROUP
+) -> Program:
     """``program`` as it is planned: the same values, written as kernels compute them. Outputs in ``narrow`` are
-    stored in less precision than they are computed in."""
-    return lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes)))))
+    stored in less precision than they are computed in; sums over channels have parts of so many ``together``."""
+    return lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes), together))))
 
 
 def _lowered(

@@ -55,6 +55,7 @@ class _Parts:
     lane: str | None
     inner: frozenset[str]
     carried: Callable[[tuple[str, ...]], bool]
+    together: int
     axes: list[Axis] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
 
@@ -115,14 +116,14 @@ class _Parts:
     def _over_lanes(self, equation: Equation, expr: Reduce, outer: tuple[str, ...]) -> Expr:
         lane = str(self.lane)
         if all(axis.name != self.group for axis in self.axes):
-            count = Op("floordiv", (Op("add", (Size(lane), Const(LANE_GROUP - 1, INT))), Const(LANE_GROUP, INT)))
+            count = Op("floordiv", (Op("add", (Size(lane), Const(self.together - 1, INT))), Const(self.together, INT)))
             self.axes.append(Axis(self.group, count))
         own = tuple(a for a in equation.axes if a in free_axes(expr))
         place = own.index(self.time)
         axes = (*outer, *own[:place], self.group, *own[place:])
         within = tuple(a for a in expr.axes if a not in outer and a != lane)
         body = self._body(replace(expr, axes=(lane, *within)), within)
-        mine = Op("eq", (Op("floordiv", (Index(lane), Const(LANE_GROUP, INT))), Index(self.group)))
+        mine = Op("eq", (Op("floordiv", (Index(lane), Const(self.together, INT))), Index(self.group)))
         name = self.names.new(f"{equation.name}.part")
         dtype = type_of(expr, self.program.tensors())
         self.equations.append(Equation(name, axes, dtype, Reduce("sum", (lane,), mine, body)))
@@ -130,12 +131,13 @@ class _Parts:
         return Reduce("sum", (*outer, self.group), None, read)
 
 
-def partial(program: Program, sizes: Mapping[str, int]) -> Program:
+def partial(program: Program, sizes: Mapping[str, int], together: int = LANE_GROUP) -> Program:
     """The Program with its sums over time and channels in parts; unchanged unless it rebuilds a recurrence,
     for which all else is gathered on the way back.
 
     Args:
         sizes: extents of the axes that inputs bind; only those of inner axes matter.
+        together: channels whose sum is one part.
     """
     rebuilt = [e for e in program.equations if any(entry_of(node) for node in walk(e.expr))]
     if not rebuilt:
@@ -150,7 +152,7 @@ def partial(program: Program, sizes: Mapping[str, int]) -> Program:
     def is_small(axes: tuple[str, ...]) -> bool:
         return math.prod(extents.get(a, 1) for a in axes if a in inner) <= MOST_CARRIED
 
-    return _Parts(program, time, lane, inner, is_small).run()
+    return _Parts(program, time, lane, inner, is_small, together).run()
 
 
 def _is_time(node: Expr, program: Program) -> TypeGuard[Index]:
@@ -205,6 +207,6 @@ def group_sum(equation: Equation) -> tuple[str, str, Expr] | None:
                 op="eq", args=(Op(op="floordiv", args=(Index(axis=own), Const(value=size))), Index(axis=group))
             ),
             body=body,
-        ) if own == lane and size == LANE_GROUP and group == f"{lane}.group":
+        ) if own == lane and isinstance(size, int) and group == f"{lane}.group":
             return lane, group, body
     return None

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 from ssmc.errors import Unsupported
 from ssmc.ir.loops import (
-    LANE_GROUP,
     Add,
     Group,
     Kernel,
@@ -40,26 +39,26 @@ from ssmc.ir.scalar import Node, walk_nodes
 _ELEMENTS = 512  # of a tile, where lanes can be chosen freely
 _LARGEST = 1 << 15  # elements of a tile, at most
 _BLOCK = 128  # lanes of a program, at most, where no sum over a group of lanes says how many
-_EACH = 8  # elements of a tile for each thread, at most, where lanes can be chosen freely
-_EACH_OF_GROUP = 16  # and where they cannot: more warps would have too few registers for each of their threads
+_EACH = 8  # elements of a tile for each thread, at most, as long as warps last
 _WARP, _WARPS = 32, 16
 _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
 
 
-def tiles_of_lanes(loops: Loops) -> Loops:
-    """Every kernel with its ``Tiles``.
+def tiles_of_lanes(loops: Loops, together: int) -> Loops:
+    """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes.
 
     Raises Unsupported, naming the equation, where tiles would be too large or a value would be kept along an axis whose
     extent is not compiled in.
     """
-    return replace(loops, kernels=tuple(replace(k, tiles=_Tiling(loops, k).run()) for k in loops.kernels))
+    return replace(loops, kernels=tuple(replace(k, tiles=_Tiling(loops, k, together).run()) for k in loops.kernels))
 
 
 @dataclass
 class _Tiling:
     loops: Loops
     kernel: Kernel
+    together: int
 
     @property
     def fixed(self) -> Mapping[str, int]:
@@ -68,14 +67,13 @@ class _Tiling:
     def run(self) -> Tiles:
         k = self.kernel
         lane = self._lane()
-        axes = self._axes(LANE_GROUP if k.sums else 1)
+        axes = self._axes(self.together if k.sums else 1)
         addressed = frozenset(n.number for n in self._reads() if not self._in_registers(n, (lane, *axes)))
         moving, remembered = self._rings(addressed)
         largest = max((self._size(g, axes) for g in self._groups()), default=1)
         block = 0 if lane is None else self._block(lane, largest)
         elements = max(1, block) * largest
-        each = _EACH_OF_GROUP if k.sums else _EACH
-        warps = min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * each)))
+        warps = min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * _EACH)))
         steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
         reloaded = self._reloaded()
         remembered |= self._arrays(addressed) | reloaded
@@ -84,7 +82,7 @@ class _Tiling:
     def _block(self, lane: str, each: int) -> int:
         """Lanes of a program whose tiles have so many elements for each of them."""
         if self.kernel.sums:
-            return LANE_GROUP
+            return self.together
         most = padded(self.fixed[lane]) if lane in self.fixed else _BLOCK
         return max(1, min(_BLOCK, most, _ELEMENTS // each))
 

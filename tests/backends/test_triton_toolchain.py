@@ -67,6 +67,13 @@ def test_every_architecture(architecture: str, scan: bool, backward: bool, tmp_p
 
 
 @needs_triton
+def test_states_stay_in_registers(tmp_path: Path) -> None:
+    """Of a selective scan with 16 states, on its way back, which keeps most."""
+    facts = check(compiled("sm_90", tmp_path, backward=True, scan=True), ".cubin")
+    assert [item["spilled"] for item in facts] == [0] * len(facts)
+
+
+@needs_triton
 def test_what_triton_says_of_a_text_that_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match="Triton failed on kernel.py for sm_90:"):
         triton_toolchain.find().build("import triton\nthis is no Python", [], tmp_path, "sm_90")
