@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,31 +30,49 @@ bytes of memory of a thread's own (its stack: what is kept for a chunk of time, 
 and bytes written to and read from there because registers ran out.
 """
 
+_HEAD_OF_TRITON = """\
+# What Triton's kernels take of a GPU
+
+`ssmc resources --target triton -o docs` makes this page, as [that of CUDA C](resources.md) is made. Of all kernels of a
+pass the largest numbers stand here: bytes of shared memory of a program, registers of a thread (AMD: vector registers),
+and bytes of what did not fit into them.
+"""
+
 
 @command("resources")
 @click.argument("layers", nargs=-1, metavar="[LAYER]...")
 @click.option("--dtype", type=click.Choice(DTYPES), default="bf16", show_default=True, help="Storage of real inputs.")
+@click.option("--target", type=click.Choice(("cuda", "triton")), default="cuda", show_default=True)
 @click.option("--architecture", "architectures", multiple=True, help="Such as sm_90; all by default.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write both forms there, too.")
-def resources(layers: tuple[str, ...], dtype: str, architectures: tuple[str, ...], output: Path | None) -> Report:
+def resources(
+    layers: tuple[str, ...], dtype: str, target: str, architectures: tuple[str, ...], output: Path | None
+) -> Report:
     """Compile layers for GPUs, forward and backward, and print the registers, shared memory and spills of kernels.
 
     LAYER is a name from `ssmc library`; all of them by default, which takes minutes.
     """
-    from ssmc.backends import cuda_toolchain, target_named
+    from ssmc.backends import TARGETS, cuda_toolchain, target_named, triton_toolchain
 
-    chosen = sorted(architectures or cuda_toolchain.ARCHITECTURES, key=lambda name: (len(name), name))
+    chosen = sorted(architectures or TARGETS[target].architectures, key=lambda name: (len(name), name))
     for name in chosen:
-        target_named(f"cuda:{name}")
-    compiler = cuda_toolchain.find()
-    found = [row for layer, program in _programs(layers) for row in _passes(layer, program, dtype, chosen)]
-    made_by = f"{compiler.kind} {compiler.version}"
-    text = "\n".join([_HEAD, f"Made by {made_by}; real inputs stored as {dtype}.", "", *_table(found, chosen)])
+        target_named(f"{target}:{name}")
+    if target == "cuda":
+        compiler = cuda_toolchain.find()
+        made_by = f"{compiler.kind} {compiler.version}"
+    else:
+        made_by = f"triton {triton_toolchain.find().version}"
+    kernels = _kernels if target == "cuda" else _programs_on_tiles
+    found = [row for layer, program in _programs(layers) for row in _passes(layer, program, dtype, chosen, kernels)]
+    told = ("registers", "stack", "spilled") if target == "cuda" else ("registers", "spilled")
+    head = _HEAD if target == "cuda" else _HEAD_OF_TRITON
+    text = "\n".join([head, f"Made by {made_by}; real inputs stored as {dtype}.", "", *_table(found, chosen, told)])
     facts = {"compiler": made_by, "dtype": dtype, "passes": found}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "resources.md").write_text(text + "\n", encoding="utf-8")
-        (output / "resources.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        name = "resources" if target == "cuda" else "resources-triton"
+        (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        (output / f"{name}.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
     return Report(text, facts)
 
 
@@ -70,7 +88,9 @@ def _programs(layers: Sequence[str]) -> Iterator[tuple[str, Program]]:
                 yield full, dsl.elaborate(module, layer, next(dsl.choices(module, module.layer(layer))))
 
 
-def _passes(layer: str, program: Program, dtype: str, architectures: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _passes(
+    layer: str, program: Program, dtype: str, architectures: Sequence[str], kernels: Callable[..., Any]
+) -> Iterator[dict[str, Any]]:
     """The way forward and the way back, or why there is none."""
     from ssmc.passes import differentiable, grad, kept_values, rebuilding, saving
     from ssmc.verify import free_axes, solve
@@ -83,7 +103,7 @@ def _passes(layer: str, program: Program, dtype: str, architectures: Sequence[st
             kept = kept_values(gradient)
             forms = {"forward": saving(program, kept), "backward": rebuilding(gradient, kept)}
         for name, form in forms.items():
-            yield {"layer": layer, "pass": name, "kernels": _kernels(form, sizes or {}, dtype, architectures)}
+            yield {"layer": layer, "pass": name, "kernels": kernels(form, sizes or {}, dtype, architectures)}
     except Unsupported as refusal:
         yield {"layer": layer, "unsupported": refusal.diagnostics[0].message}
 
@@ -111,8 +131,34 @@ def _kernels(
     return list(kernels.values())
 
 
-def _table(found: Sequence[Mapping[str, Any]], architectures: Sequence[str]) -> Iterator[str]:
-    head = ["layer", "pass", "kernels", "shared", *(f"{name}: registers, stack, spilled" for name in architectures)]
+def _programs_on_tiles(
+    program: Program, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The same of Triton's kernels."""
+    from ssmc.backends import triton_toolchain
+
+    compiler = triton_toolchain.find()
+    own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
+    done, _ = staged(program, "triton", dtype, own)
+    kernels: dict[str, dict[str, Any]] = {
+        launch.kernel: {"kernel": launch.kernel, "block": launch.block, "warps": launch.warps, "shared": 0, "on": {}}
+        for launch in done.programs
+    }
+    for architecture in architectures:
+        with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
+            compiler.build(done.text, done.programs, folder, architecture)
+            found = triton_toolchain.facts(Path(folder))
+        for item in found:
+            kernel = kernels[item["kernel"]]
+            kernel["shared"] = max(kernel["shared"], item["shared"])
+            kernel["on"][architecture] = {what: item[what] for what in ("registers", "spilled")}
+    return list(kernels.values())
+
+
+def _table(
+    found: Sequence[Mapping[str, Any]], architectures: Sequence[str], told: Sequence[str]
+) -> Iterator[str]:  # fmt: skip
+    head = ["layer", "pass", "kernels", "shared", *(f"{name}: {', '.join(told)}" for name in architectures)]
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
     for row in found:
@@ -122,6 +168,6 @@ def _table(found: Sequence[Mapping[str, Any]], architectures: Sequence[str]) -> 
         kernels = row["kernels"]
         cells = [f"`{row['layer']}`", row["pass"], str(len(kernels)), str(max(k["shared"] for k in kernels))]
         for name in architectures:
-            most = [max(k["on"][name][what] for k in kernels) for what in ("registers", "stack", "spilled")]
+            most = [max(k["on"][name][what] for k in kernels) for what in told]
             cells.append(", ".join(map(str, most)))
         yield f"| {' | '.join(cells)} |"

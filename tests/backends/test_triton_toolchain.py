@@ -101,3 +101,16 @@ def test_command(ssmc: Any, tmp_path: Path) -> None:
 def test_unknown_architecture(ssmc: Any) -> None:
     ran = ssmc("compile", "rg_lru:rg_lru_gated", "--target", "triton:sm_1", "--emit", "text")
     assert ran.code == 1 and "expected: triton:sm_90" in ran.err
+
+
+@needs_triton
+def test_resources(ssmc: Any) -> None:
+    ran = ssmc("resources", "rg_lru:rg_lru_gated", "--target", "triton", "--architecture", "sm_90", "--json")
+    assert ran.code == 0, ran.err
+    passes = ran.object()["passes"]
+    assert [(row["layer"], row["pass"]) for row in passes] == [
+        ("rg_lru:rg_lru_gated", "forward"), ("rg_lru:rg_lru_gated", "backward"),
+    ]  # fmt: skip
+    for row in passes:
+        for kernel in row["kernels"]:
+            assert kernel["on"]["sm_90"]["registers"] > 0 and kernel["on"]["sm_90"]["spilled"] == 0
