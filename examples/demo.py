@@ -117,7 +117,7 @@ def one_layer(length: int, decoded: int) -> None:
 def main() -> None:
     """The layer, then a model of such layers."""
     parser = training.options(__doc__, "demo")
-    parser.add_argument("--tokens", type=int, help="how many bytes the model is trained on")
+    parser.add_argument("--tokens", type=training.positive, help="how many bytes the model is trained on")
     chosen = parser.parse_args()
     one_layer(*((256, 32) if chosen.quick else (LENGTH, DECODED)))
     print("\n2. A language model: Mamba, byte by byte, learns the standard library's sources\n")

@@ -52,7 +52,7 @@ def main() -> None:
     parser = training.options(__doc__, "lora")
     parser.add_argument("--model", type=Path, help="folder that train_bytes.py saved; else one is trained now")
     parser.add_argument("--text", type=Path, help="folder with the new text (default: Python's manual)")
-    parser.add_argument("--rank", type=int, default=8, help="of the adapters (default 8)")
+    parser.add_argument("--rank", type=training.positive, default=8, help="of the adapters (default 8)")
     chosen = parser.parse_args()
     training.need("peft", "matplotlib")
     bytes_, most, size = (6_000, 1 << 12, (64, 2)) if chosen.quick else (150_000, 1 << 15, (128, 3))

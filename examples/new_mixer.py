@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import training
-from train_bytes import Trained, byte_model, stream_sample, train_on_library
+from train_bytes import PROMPT, Trained, byte_model, stream_sample, train_on_library
 
 import ssmc
 from ssmc.errors import UserError
@@ -53,7 +53,7 @@ def main() -> None:
     """Check the mixer, train both models on the same bytes in the same order, compare."""
     parser = training.options(__doc__, "mixer")
     parser.add_argument("--spec", type=Path, default=SPEC, help="another layer with the inputs of the selective scan")
-    parser.add_argument("--tokens", type=int, default=100_000, help="bytes for each (default 100000)")
+    parser.add_argument("--tokens", type=training.positive, default=100_000, help="bytes for each (default 100000)")
     chosen = parser.parse_args()
     training.need("matplotlib")
     check(chosen.spec, ASKED[:1] if chosen.quick else ASKED)
@@ -69,7 +69,7 @@ def main() -> None:
     picture = chosen.output / "loss.png"
     training.save_figure(picture, {name: found.curve for name, found in trained.items()})
     print(f"both losses, as a picture: {picture}\n\nWhat the model with the new mixer writes:\n")
-    stream_sample(trained[chosen.spec.stem].model, "def read(self, ", 30 if chosen.quick else 200, chosen.seed)
+    stream_sample(trained[chosen.spec.stem].model, PROMPT, 30 if chosen.quick else 200, chosen.seed)
 
 
 if __name__ == "__main__":

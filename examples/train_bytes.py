@@ -17,7 +17,7 @@ import torch
 import training
 from training import Curve, Recipe, bits_per_byte
 
-TOKENS, PROMPT, SAMPLED = 800_000, "def read(self, ", 400
+TOKENS, PROMPT, SAMPLED = 1_200_000, "class Reader:\n    def __init__(self, ", 400
 QUICK_TOKENS = 8_000
 
 
@@ -83,7 +83,7 @@ def stream_sample(model: Any, prompt: str, count: int, seed: int = 0) -> None:
     """Print a text that begins like this, one token after another as they are drawn."""
     torch.manual_seed(seed)
     tokens = torch.tensor([list(prompt.encode())])
-    drawn = {"do_sample": True, "temperature": 0.8, "top_k": 0}
+    drawn = {"do_sample": True, "temperature": 0.9, "top_k": 0}
     limits = {"max_new_tokens": count, "eos_token_id": None}
     model.generate(tokens, attention_mask=torch.ones_like(tokens), streamer=ByteStreamer(), **limits, **drawn)
 
@@ -118,7 +118,7 @@ def tokens_asked(tokens: int | None, quick: bool) -> int:
 def main() -> None:
     """Read the options, and show it."""
     parser = training.options(__doc__, "bytes")
-    parser.add_argument("--tokens", type=int, help=f"how many bytes to train on (default {TOKENS:,})")
+    parser.add_argument("--tokens", type=training.positive, help=f"how many bytes to train on (default {TOKENS:,})")
     chosen = parser.parse_args()
     show(tokens_asked(chosen.tokens, chosen.quick), chosen.seed, chosen.output, chosen.quick)
 

@@ -66,7 +66,7 @@ def new_model(tokenizer: Any, width: int, layers: int) -> Any:
     mark = tokenizer.eos_token_id
     config = MambaConfig(
         vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
-        bos_token_id=mark, eos_token_id=mark, pad_token_id=mark,
+        initializer_range=0.02, bos_token_id=mark, eos_token_id=mark, pad_token_id=mark,
     )  # fmt: skip
     return MambaForCausalLM(config)
 
@@ -138,8 +138,10 @@ def main() -> None:
     parser = training.options(__doc__, "folder")
     parser.add_argument("folder", type=Path, nargs="?", help="folder of text (default: Python's standard library)")
     parser.add_argument("--pattern", default="*", help="which files of it, like '*.txt'")
-    parser.add_argument("--steps", type=int, default=200, help="of training, 1024 tokens each (default 200)")
-    parser.add_argument("--vocabulary", type=int, default=2048, help="number of tokens (default 2048)")
+    parser.add_argument(
+        "--steps", type=training.positive, default=200, help="of training, 1024 tokens each (default 200)"
+    )
+    parser.add_argument("--vocabulary", type=training.positive, default=2048, help="number of tokens (default 2048)")
     parser.add_argument("--prompt", default="The ", help="what a sample begins with")
     chosen = parser.parse_args()
     training.need("tokenizers", "accelerate", "matplotlib")

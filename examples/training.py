@@ -203,18 +203,17 @@ class Watch:
         self.curve = Curve()
         self._label, self._tokens, self._seconds = label, tokens, seconds
         self._bits_per_nat = 1 / math.log(2) / bytes_per_token
-        self._bytes_per_token = bytes_per_token
         self._done = 0
         self._began: tuple[float, int] | None = None
         self._printed = -math.inf
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[facts]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(12), TextColumn("{task.fields[facts]}"))
         self._bar = Progress(*columns, TimeRemainingColumn(compact=True), console=Console(file=sys.stdout))
         self._task: TaskID | None = None
 
     def __enter__(self) -> Watch:
         if self._bar.console.is_terminal:
             self._bar.start()
-            self._task = self._bar.add_task(self._label, total=self._tokens, facts="")
+            self._task = self._bar.add_task(self._label, total=self._tokens, facts="the first step also compiles")
         return self
 
     def step(self, tokens: int, loss: float) -> None:
@@ -229,7 +228,7 @@ class Watch:
         speed = self.curve.speed = (self._done - self._began[1]) / (now - self._began[0])
         bits = self.curve.recent()
         nats = bits / self._bits_per_nat
-        facts = f"loss {nats:.3f}  {bits:.2f} bits per byte  {speed:,.0f} tokens/s"
+        facts = f"loss {nats:.3f}  {bits:.2f} bits/byte  {speed:,.0f} tokens/s"
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, facts=facts)
         elif now - self._printed >= self._seconds or self._done >= self._tokens:
@@ -297,6 +296,13 @@ def options(description: str | None, output: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
     parser.add_argument("--output", type=Path, default=Path("build") / output, help=f"folder (default build/{output})")
     return parser
+
+
+def positive(text: str) -> int:
+    """A number of an option, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def need(*libraries: str) -> None:

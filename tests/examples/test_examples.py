@@ -73,7 +73,7 @@ def test_demo(run: Any, tmp_path: Path) -> None:
     before, after = before_and_after(printed)
     assert after < before - 1
     assert "training  100%" in printed and "tokens/s" in printed
-    assert "def read(self, " in printed.partition("What it writes:")[2]
+    assert "class Reader:\n    def __init__(self, " in printed.partition("What it writes:")[2]
     assert_picture(tmp_path / "out" / "loss.png")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -218,7 +218,7 @@ def test_progress_without_a_terminal(module: Any, capsys: pytest.CaptureFixture[
         for _ in range(3):
             watch.step(10, math.log(2) * 3)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[-1].startswith("learning  100%  loss 2.079  1.50 bits per byte")
+    assert len(lines) == 2 and lines[-1].startswith("learning  100%  loss 2.079  1.50 bits/byte")
     assert watch.curve.tokens == [10, 20, 30] and watch.curve.bits == pytest.approx([1.5] * 3) and watch.curve.speed > 0
 
 
