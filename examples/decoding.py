@@ -108,7 +108,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     training.need()
-    bytes_, count = (6_000, 24) if chosen.quick else (150_000, chosen.tokens)
+    bytes_, count = (5_200, 24) if chosen.quick else (150_000, chosen.tokens)
     model = model_in(chosen.model) if chosen.model else learnt(128, 3, bytes_, chosen.seed)
     assistant = model_in(chosen.assistant) if chosen.assistant else learnt(64, 1, bytes_, chosen.seed)
     prompt = torch.tensor([list(PROMPT.encode())])

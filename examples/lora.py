@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rank", type=training.positive, default=8, help="of the adapters (default 8)")
     chosen = parser.parse_args()
     training.need("peft", "matplotlib")
-    bytes_, most, size = (6_000, 1 << 12, (64, 2)) if chosen.quick else (150_000, 1 << 15, (128, 3))
+    bytes_, most, size = (5_200, 1 << 12, (48, 1)) if chosen.quick else (150_000, 1 << 15, (128, 3))
     new, new_held_out = folder_text(chosen.text) if chosen.text else manual()
     old_held_out = training.read(training.split(training.standard_library())[1])
     model = model_in(chosen.model) if chosen.model else learnt(*size, bytes_, chosen.seed)

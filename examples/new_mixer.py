@@ -25,7 +25,12 @@ def with_mixer(model: Any, spec: Path) -> Any:
     from ssmc.models import MixerLayers
 
     layers = MixerLayers()
-    layers.scan = ssmc.load(spec)
+    mixer = ssmc.load(spec)
+    names = [item.name for item in layers.scan.signature.inputs if item.name != "h0"]
+    found = [item.name for item in mixer.signature.inputs]
+    if found != names:
+        raise UserError(f"{spec.name} has the inputs {', '.join(found)}", expected=", ".join(names))
+    layers.scan = mixer
     for block in model.backbone.layers:
         block.mixer.layers = layers
     return model
@@ -34,7 +39,7 @@ def with_mixer(model: Any, spec: Path) -> Any:
 def check(spec: Path, asked: tuple[str, ...]) -> None:
     """Say whether the layer's machine code, its steps and its gradient agree with its equations; UserError if not."""
     print(f"{spec.name}:\n\n{spec.read_text(encoding='utf-8')}")
-    found = verify(ssmc.load(spec), storages=("f32",), only=asked)
+    found = verify(ssmc.load(spec), targets=("c",), storages=("f32",), only=asked)
     print(f"{found}\n")
     if not found.ok:
         raise UserError(f"{spec.name} is not one function in all its forms", hint=f"ssmc verify {spec}")
@@ -57,7 +62,7 @@ def main() -> None:
     chosen = parser.parse_args()
     training.need("matplotlib")
     check(chosen.spec, ASKED[:1] if chosen.quick else ASKED)
-    tokens, width, layers = (8_000, 64, 1) if chosen.quick else (chosen.tokens, 128, 3)
+    tokens, width, layers = (5_200, 48, 1) if chosen.quick else (chosen.tokens, 128, 3)
     trained = {}
     for name in ("selective scan", chosen.spec.stem):
         model = byte_model(width, layers, chosen.seed)

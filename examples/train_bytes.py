@@ -18,7 +18,7 @@ import training
 from training import Curve, Recipe, bits_per_byte
 
 TOKENS, PROMPT, SAMPLED = 1_200_000, "class Reader:\n    def __init__(self, ", 400
-QUICK_TOKENS = 8_000
+QUICK_TOKENS = 5_200
 
 
 @dataclass(frozen=True)

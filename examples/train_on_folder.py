@@ -148,7 +148,7 @@ def main() -> None:
     files = training.files_below(chosen.folder, chosen.pattern) if chosen.folder else training.standard_library()
     documents = texts(files)
     learnt, held_out = ([documents[path] for path in side] for side in training.split(list(documents)))
-    steps, size, most = (4, (48, 2), 1 << 11) if chosen.quick else (chosen.steps, (192, 4), 1 << 14)
+    steps, size, most = (4, (48, 1), 1 << 11) if chosen.quick else (chosen.steps, (192, 4), 1 << 14)
     tokenizer = train_tokenizer(learnt[:40] if chosen.quick else learnt, chosen.vocabulary)
     tokens, per_token = encode(tokenizer, learnt[:40] if chosen.quick else learnt)
     held, held_per_token = encode(tokenizer, held_out[:10] if chosen.quick else held_out)
