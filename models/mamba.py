@@ -88,7 +88,9 @@ class MambaBlock(GradientCheckpointingLayer):
         residual = hidden
         if self.residual_in_fp32:
             residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        if not sequences and self.mixer.layers.activation is None:
+        layers, usual = self.mixer.layers, mixer_layers("silu")
+        # One compiled call stands for the layers that a mixer has to begin with, not for others put in their place.
+        if not sequences and layers.activation is None and layers.scan is usual.scan and layers.conv is usual.conv:
             made = token_through_block(self.norm, self.mixer, residual, entry)
             if made is not None:
                 return made.to(residual.dtype)
