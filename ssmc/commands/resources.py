@@ -33,9 +33,9 @@ and bytes written to and read from there because registers ran out.
 _HEAD_OF_TRITON = """\
 # What Triton's kernels take of a GPU
 
-`ssmc resources --target triton -o docs` makes this page, as [that of CUDA C](resources.md) is made. Of all kernels of a
-pass the largest numbers stand here: bytes of shared memory of a program, registers of a thread (AMD: vector registers),
-and bytes of what did not fit into them.
+`ssmc resources --target triton -o docs` makes this page, for the layers and architectures that it is asked for, as that
+of CUDA C is made. Of all kernels of a pass the largest numbers stand here: bytes of shared memory of a program,
+registers of a thread (AMD: vector registers), and bytes written and read because registers ran out.
 """
 
 
