@@ -29,6 +29,7 @@ CARRIED: dict[str, tuple[set[str], dict[str, int], dict[str, Any]]] = {
     "local_attention": ({"k_turned", "v", "position"}, {}, {"window": 2}),
     "long_conv": ({"u", "position"}, {}, {}),
     "lstm": ({"y", "c"}, {"g": 4, "k": 8}, {}),
+    "mamba_block": ({"v", "h"}, {"f": 12, "q": 6}, {}),
     "mamba_inner": ({"x", "selective_scan.h"}, {}, {}),
     "mamba2_inner": ({"xBC", "ssd.ssd_discrete.S"}, {"c": 10}, {"states": 2}),
     "rg_lru": ({"rg_lru_gated.h"}, {}, {}),

@@ -93,7 +93,7 @@ def test_only_what_is_asked_for() -> None:
     operator, before = op._operator, set(op._operator.families)
 
     def made() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        derivatives = [k.derivatives for k in operator.families if k not in before]
+        derivatives = [k[0].derivatives for k in operator.families if k not in before]
         return [(d[0].wrt, d[0].of) for d in derivatives if d and d[0].name == "grad"]
 
     y = op(x, a.detach(), h0.detach())
@@ -304,7 +304,8 @@ def test_opcheck_of_a_gradient() -> None:
     x, w = leaves((2, 5, 3), (3, 4))
     conv(x, w).sum().backward()
     operator = conv._operator  # the same for every test: it has other families too
-    kind = next(k for k, f in operator.families.items() if [p.shown for p in f.spec.takes] == ["x", "w", "y"])
+    families = operator.families.items()
+    kind = next(k for (k, _), f in families if [p.shown for p in f.spec.takes] == ["x", "w", "y"])
     torch.library.opcheck(operator.derived, ([x, w, *leaves((2, 5, 3))], kind.text))
 
 
@@ -379,7 +380,7 @@ def test_kinds_in_graphs() -> None:
     with pytest.raises(UserError, match="'nonsense' is no kind of call"):
         op._operator.derived([torch.randn(2, 5, 3)], "nonsense")
     op(*leaves((2, 5, 3), (3,), (2, 3))).sum().backward()
-    kind = next(k for k in op._operator.families if k.derivatives and k.derivatives[0].name == "grad")
+    kind = next(k for k, _ in op._operator.families if k.derivatives and k.derivatives[0].name == "grad")
     with pytest.raises(UserError, match="decay: 1 tensors\n  expected: .*: "):
         op._operator.derived([torch.randn(2, 5, 3)], kind.text)
     assert type(kind).of(kind.text) == kind
