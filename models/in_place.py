@@ -20,8 +20,7 @@ from ssmc.errors import UserError
 from ssmc.runtime import Layer
 
 from .griffin import recurrent_block
-from .mamba import mixer_layers
-from .mixer import mamba_mixer
+from .mixer import mamba_mixer, mixer_layers
 
 CHECKED = 24
 """Tokens of the sequence on which ``accelerate(model, check=True)`` compares."""

@@ -7,7 +7,6 @@ they are, and its users find what they know.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,12 +22,9 @@ from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_paddi
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
 from .mamba_token import token_through_block
-from .mixer import MixerLayers, mamba_mixer
+from .mixer import mamba_mixer, mixer_layers
 from .norms import RMSNorm
 from .sequences import embedded, packing, shown, without_first
-
-mixer_layers = lru_cache(maxsize=None)(MixerLayers)
-"""The compiled layers for an activation; all mixers with that activation call the same ones."""
 
 
 def check_config(config: MambaConfig) -> None:
@@ -88,9 +84,7 @@ class MambaBlock(GradientCheckpointingLayer):
         residual = hidden
         if self.residual_in_fp32:
             residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        layers, usual = self.mixer.layers, mixer_layers("silu")
-        # One compiled call stands for the layers that a mixer has to begin with, not for others put in their place.
-        if not sequences and layers.activation is None and layers.scan is usual.scan and layers.conv is usual.conv:
+        if not sequences:
             made = token_through_block(self.norm, self.mixer, residual, entry)
             if made is not None:
                 return made.to(residual.dtype)

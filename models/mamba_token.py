@@ -16,6 +16,7 @@ from ssmc.runtime import Library, State
 
 from .cache import LayerCache
 from .linear import is_plain
+from .mixer import mixer_layers
 from .norms import RMSNorm
 
 STATE = ("v", "h")  # the layer's names of the convolution's inputs and of the scan's state
@@ -30,16 +31,21 @@ def token_through_block(norm: Any, mixer: Any, hidden: Tensor, entry: LayerCache
     """``hidden + mixer(norm(hidden))`` continued from ``entry``; None where it has to be computed step by step.
 
     It has to for more than one token, at the start of a sequence, where earlier states are to be kept, where gradients
-    are recorded or somebody traces, and where a module is not a plain one without bias or is watched through hooks.
+    are recorded or somebody traces, where a module is not a plain one without bias or is watched through hooks, and
+    where a mixer calls other compiled layers than most.
 
     Args:
-        norm, mixer: those of a ``MambaBlock`` whose activation is silu.
+        norm, mixer: those of a ``MambaBlock``.
         hidden: (1, 1, hidden_size), float32 or wider if that is what the residual is to be.
         entry: the states ``conv`` and ``scan`` that the mixer left; brought up to date.
     """
     if entry is None or entry.keep or len(entry.states) != 2 or hidden.shape[0] * hidden.shape[1] != 1:
         return None
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(norm) is not RMSNorm or _watched(norm, mixer):
+        return None
+    # One call stands for the layers that a mixer with silu has to begin with, not for others put in their place.
+    layers, usual = mixer.layers, mixer_layers("silu")
+    if layers.activation is not None or layers.scan is not usual.scan or layers.conv is not usual.conv:
         return None
     # A module's own dictionaries are asked: this is most of what is left to do in Python.
     modules, own = mixer._modules, mixer._parameters

@@ -7,6 +7,7 @@ package and those of transformers alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class MixerLayers:
             from transformers.activations import ACT2FN
 
             self.activation = ACT2FN[hidden_act]
+
+
+mixer_layers = lru_cache(maxsize=None)(MixerLayers)
+"""The compiled layers for an activation; all mixers with that activation call the same ones."""
 
 
 def mamba_mixer(
