@@ -43,5 +43,5 @@ def _compiler_that_does_not_optimise(request: pytest.FixtureRequest, monkeypatch
     """What is computed is tested, not how fast: this takes a fifth of the time. Operators are shared by all tests of a
     process, and what is compiled with other flags may round otherwise: so it is this for all that call operators.
     Tests of the compiler itself say what they want."""
-    if not {"backends", "benchmarks"} & set(request.path.relative_to(request.config.rootpath).parts):
+    if "backends" not in set(request.path.relative_to(request.config.rootpath).parts):
         monkeypatch.setenv("SSMC_CFLAGS", "-O0")

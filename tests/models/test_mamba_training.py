@@ -38,7 +38,8 @@ def test_loss() -> None:
     torch.testing.assert_close(found.loss, -kept.mean())
     torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=20).loss, -kept.sum() / 20)
     loss, logits = model(ids, labels=labels, return_dict=False, use_cache=False)
-    assert torch.equal(loss, found.loss) and torch.equal(logits, found.logits)
+    torch.testing.assert_close(loss, found.loss)
+    torch.testing.assert_close(logits, found.logits)  # without a cache it is another program: it may round otherwise
 
 
 @pytest.mark.parametrize("kept", [2, torch.tensor([0, 4])])
