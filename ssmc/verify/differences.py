@@ -58,15 +58,21 @@ class Curve:
 
     def tangent(self, direction: Mapping[str, Array]) -> Tangent:
         """The derivative of the outputs along ``direction``; at a smaller step where the first says little."""
-        found = tangent(self.at, direction, STEPS[0])
+        largest = max((float(np.abs(self.inputs[name]).max(initial=0)) for name in direction), default=0.0)
+        found = tangent(self.at, direction, STEPS[0], largest)
         if found.doubt <= GOOD * found.size:
             return found
-        other = tangent(self.at, direction, STEPS[1])
+        other = tangent(self.at, direction, STEPS[1], largest)
         return min(found, other, key=lambda t: t.doubt)
 
 
-def tangent(at: Callable[[float, Mapping[str, Array]], Arrays], direction: Mapping[str, Array], step: float) -> Tangent:
-    """The derivative at 0 of ``at(step, direction)``, by differences at ``step``, a half and a quarter of it."""
+def tangent(
+    at: Callable[[float, Mapping[str, Array]], Arrays], direction: Mapping[str, Array], step: float, largest: float
+) -> Tangent:
+    """The derivative at 0 of ``at(step, direction)``, by differences at ``step``, a half and a quarter of it.
+
+    What moves is rounded, and so is what comes out: inputs are up to ``largest``, and outputs move by their slopes.
+    """
     sides = [(at(step / k, direction), at(-step / k, direction)) for k in (1, 2, 4)]
     moves, errors = {}, {}
     for name, right in sides[0][0].items():
@@ -76,7 +82,8 @@ def tangent(at: Callable[[float, Mapping[str, Array]], Arrays], direction: Mappi
             slopes = [(a[name] - b[name]) / (2 * step / k) for k, (a, b) in zip((1, 2, 4), sides, strict=True)]
             once = [(4 * slopes[i + 1] - slopes[i]) / 3 for i in range(2)]
             moves[name] = (16 * once[1] - once[0]) / 15
-            errors[name] = np.abs(moves[name] - once[1]) + 16 * UNIT * np.abs(right) / (step / 4)
+            rounded = np.abs(right) + largest * np.abs(moves[name])
+            errors[name] = np.abs(moves[name] - once[1]) + 16 * UNIT * rounded / (step / 4)
     return Tangent(moves, errors)
 
 

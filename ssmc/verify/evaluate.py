@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ssmc.ir import Function, Program, Step, dependence
+from ssmc.ir import Const, Expr, Function, Program, Step, dependence
 from ssmc.ir.interpret import Evaluation, Points, interpret
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -82,9 +82,17 @@ class _Watched(Evaluation):
 # ---------------------------------------------------------------- roundoff
 
 
+_HALF_STEP = 2.0**-24  # by so much of its value a literal is off in single precision
+
+
+def _is_rounded(literal: Array) -> bool:
+    return bool((literal.astype(np.complex64) != literal).any())
+
+
 class _Disturbed(_Watched):
-    """Each operation is off by ``scale`` of its value, up or down at random, each sum by that of all it adds;
-    magnitudes above ``limit`` are infinite."""
+    """Each operation is off by ``scale`` of its value, up or down at random, each sum by that of all it adds, and
+    literals that single precision has not by half a step of it, unless ``scale`` is finer; magnitudes above ``limit``
+    are infinite."""
 
     def __init__(
         self, scale: float, limit: float, draw: np.random.Generator, choices: list[Array], *about: Any
@@ -94,6 +102,12 @@ class _Disturbed(_Watched):
 
     def decided(self, args: tuple[Array, ...], found: Array) -> Array:
         self.choices.append(found)
+        return found
+
+    def value(self, expr: Expr, at: Points) -> Array:
+        found = super().value(expr, at)
+        if isinstance(expr, Const) and self.scale > _HALF_STEP and found.dtype.kind in "fc" and _is_rounded(found):
+            return found * (1 + self.draw.choice([-_HALF_STEP, _HALF_STEP]))
         return found
 
     def operation(self, op: str, args: tuple[Array, ...]) -> Array:

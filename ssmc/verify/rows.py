@@ -48,7 +48,8 @@ class Source:
 
 
 ROUNDOFF = Source(
-    "roundoff", "what the interpreter errs by when each operation is off by 16 unit roundoffs, and storage"
+    "roundoff",
+    "what the interpreter errs by when operations are off by 16 unit roundoffs, and literals and storage rounded",
 )
 EXACT = Source("exact", "nothing may differ")
 
