@@ -10,7 +10,7 @@ from .c_math import prelude
 from .cache import Cache
 from .launch import Emitted, Launch
 from .storage import ALLOWED, BYTES, REALS, compute_type, default_storage, output_storage, state_storage
-from .triton_launch import Parameter, TileLaunch
+from .triton_launch import Parameter, TileLaunch, tile_launch
 
 __all__ = [
     "ALLOWED",
@@ -30,6 +30,7 @@ __all__ = [
     "prelude",
     "state_storage",
     "target_named",
+    "tile_launch",
     "toolchain",
     "triton_toolchain",
 ]

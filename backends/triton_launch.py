@@ -69,3 +69,9 @@ class TileLaunch:
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+def tile_launch(facts: Mapping[str, Any]) -> TileLaunch:
+    """A launch from what JSON has of it."""
+    parameters = tuple(Parameter(**{**item, "of": tuple(item["of"])}) for item in facts["parameters"])
+    return TileLaunch(**{**facts, "grid": tuple(facts["grid"]), "parameters": parameters})

@@ -45,7 +45,7 @@ from ssmc.passes import (
     unshadow,
 )
 
-__all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "prepared", "stages"]
+__all__ = ["TARGETS", "Argument", "Compiled", "Stages", "compile_program", "emit_program", "prepared", "stages"]
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,29 @@ def compile_program(
     library = next(p for p in files if p.suffix in (".so", ".dylib", *triton_toolchain.CODE))
     text = next(p for p in files if p.suffix in (".c", ".cu", ".py"))
     entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
+    return _compiled(done, library, text, entry)
+
+
+def emit_program(
+    program: Program,
+    target: str,
+    storage: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    options: PlanOptions | None = None,
+    cache: Cache | None = None,
+    outputs: Mapping[str, str] | None = None,
+) -> Compiled:
+    """As ``compile_program``, for a target whose text is compiled when it is launched: its text is its library."""
+    done = stages(program, target, storage, sizes, options, outputs)
+
+    def write(folder: Path) -> None:
+        (folder / triton_toolchain.TEXT).write_text(done.text, encoding="utf-8")
+
+    text = (cache or Cache()).get({"target": target, "text": done.text}, write) / triton_toolchain.TEXT
+    return _compiled(done, text, text, functools.partial(_on_a_gpu, target))
+
+
+def _compiled(done: Stages, library: Path, text: Path, entry: Callable[..., int]) -> Compiled:
     return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library, text, entry,
                     done.launches, done.programs)  # fmt: skip
 

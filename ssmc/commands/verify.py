@@ -39,7 +39,7 @@ def verify(
 
     present = chosen.choice.present
     found = conformance.verify(
-        runtime.load(layer["layer"], None, **chosen.choice.statics),
+        runtime.load(layer["layer"], None, target=None, **chosen.choice.statics),
         [] if targets == ("none",) else targets or None,
         dtypes or conformance.STORAGES,
         None if present is None else sorted(present),

@@ -22,7 +22,7 @@ from .build import Call
 from .dtypes import STORAGE
 from .forms import are_plain_types, form_check, is_plain, nobody_watches
 from .gradient import asks_for_derivatives
-from .operator import CALLS_KEPT, Operator, check_out
+from .operator import CALLS_KEPT, Operator, check_out, operator_of
 from .specialise import Kind
 from .state import State, rebuilt
 
@@ -143,6 +143,11 @@ class Layer:
         """The type of device on which a target's tensors live; Unsupported if nothing here runs its kernels."""
         return self._operator.source.machines.device_of(target)
 
+    def choosing(self, target: str) -> Layer:
+        """The same layer, run as nothing but that target; arguments and errors as for ``load(target=)``."""
+        operator = operator_of(self._operator.source.choosing(target))
+        return Layer(operator, self._fixed, (*self._recipe[:3], target))
+
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={value!r}" for name, value in self._fixed.items())
         return f"<ssmc layer {describe(self.signature)}{fixed}>"
@@ -151,8 +156,8 @@ class Layer:
         return Layer(self._operator, self._fixed, self._recipe)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make, what, layer = self._recipe
-        return partial(make, **self._fixed), (what, layer)
+        make, *arguments = self._recipe
+        return partial(make, **self._fixed), tuple(arguments)
 
     @property
     def source(self) -> Path:

@@ -1,4 +1,8 @@
-"""Where tensors live → what is compiled for it, and how its machine code is called."""
+"""Where tensors live → what is compiled for it, and how its machine code is called.
+
+Tensors on the CPU are for C. Of those on a GPU the user may say what their kernels are made of; else it is CUDA C on
+NVIDIA's and Triton on AMD's, which PyTorch calls "cuda", too.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,22 @@ from typing import Any, Protocol
 
 import torch
 
-from ssmc.backends import Cache, Launch, cuda_toolchain, target_named, toolchain
-from ssmc.compiler import Compiled, compile_program, load_entry
+from ssmc.backends import (
+    TARGETS,
+    Cache,
+    Launch,
+    cuda_toolchain,
+    target_named,
+    tile_launch,
+    toolchain,
+    triton_toolchain,
+)
+from ssmc.compiler import Argument, Compiled, compile_program, emit_program, load_entry
 from ssmc.errors import ToolchainError, Unsupported, UserError
 from ssmc.ir import Program
 
 from .gpu import Launcher, architecture_for, driver
+from .tiles import TileLauncher, load_kernels
 
 DEVICES = ("cpu", "cuda")
 Entry = Callable[..., int]
@@ -39,7 +53,7 @@ class Machine(Protocol):
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """What runs a library, of packed pointers, extents and strides, and a number of threads; ``made`` describes
-        the library: ``symbol``, ``launches``, ``axes``, ``fixed``, ``arguments``."""
+        the library: ``symbol``, ``launches``, ``programs``, ``axes``, ``fixed``, ``arguments``."""
         ...
 
 
@@ -47,7 +61,11 @@ class Machines(Protocol):
     """The machines that there are."""
 
     def of(self, device: torch.device) -> Machine:
-        """The machine for tensors on that device; ToolchainError if nothing compiles for it."""
+        """The machine for tensors on that device; UserError or ToolchainError if nothing compiles for it."""
+        ...
+
+    def choosing(self, target: str) -> Machines:
+        """The same machines, where kernels are made of nothing but that."""
         ...
 
     def device_of(self, target: str) -> str:
@@ -109,11 +127,60 @@ def launcher(
 
 
 @dataclass(frozen=True)
+class TritonGpu(Processor):
+    """A GPU: Triton, compiled by Triton when it is launched."""
+
+    target: str = "triton"
+    number: int = 0
+
+    def key_parts(self) -> Mapping[str, str]:
+        """The text is all that is kept; Triton has a cache of its own."""
+        triton_toolchain.find()
+        return {}
+
+    def compile(
+        self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
+        outputs: Mapping[str, str],
+    ) -> Compiled:  # fmt: skip
+        return emit_program(program, self.target, storage, sizes, cache=cache, outputs=outputs)
+
+    def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
+        """Triton launches on PyTorch's current device and stream: the device is that of the tensors meanwhile."""
+        device = torch.device("cuda", self.number)
+        allocate = functools.partial(torch.empty, dtype=torch.int8, device=device)
+        launch = tile_launcher(load_kernels(library), made, allocate)
+
+        def on_this_gpu(pointers: bytes, meta: bytes, threads: int) -> int:
+            with torch.cuda.device(self.number):
+                return launch(pointers, meta, threads)
+
+        return on_this_gpu
+
+
+def tile_launcher(kernels: Any, made: Mapping[str, Any], allocate: Callable[[int], torch.Tensor], **how: Any) -> Entry:
+    """The entry of a text of Triton kernels that ``made`` describes."""
+    arguments = [Argument(name, tuple(axes), *rest) for name, axes, *rest in made["arguments"]]
+    launches = [tile_launch(facts) for facts in made["programs"]]
+    return TileLauncher(kernels, launches, arguments, made["axes"], made["fixed"], allocate, **how)
+
+
+@dataclass(frozen=True)
 class ThisMachine:
-    """The CPU and the GPUs of this machine."""
+    """The CPU and the GPUs of this machine; ``target``: what kernels are made of, if the user says so."""
+
+    target: str = ""
 
     def of(self, device: torch.device) -> Machine:
-        return _machine_of(device)
+        return _machine_of(device, self.target)
+
+    def choosing(self, target: str) -> ThisMachine:
+        if target not in TARGETS:
+            raise UserError(
+                f"unknown target {target!r}",
+                expected=" or ".join(TARGETS),
+                hint="the architecture is that of the GPU that the tensors are on" if ":" in target else "",
+            )
+        return ThisMachine(target)
 
     def device_of(self, target: str) -> str:
         reason = reason_against(target)
@@ -123,10 +190,20 @@ class ThisMachine:
 
 
 @functools.cache
-def _machine_of(device: torch.device) -> Machine:
+def _machine_of(device: torch.device, target: str) -> Machine:
+    if target and (target == "c") != (device.type == "cpu"):
+        raise UserError(
+            f"tensors are on {device}, and the layer was asked to run as {target!r}",
+            expected="tensors on the CPU" if target == "c" else "tensors on a GPU",
+            hint="without `target` a layer runs wherever its tensors are",
+        )
     if device.type == "cpu":
         return Processor()
-    number = device.index or 0
+    number, amd = device.index or 0, torch.version.hip is not None
+    if target == "triton" or (amd and not target):
+        return TritonGpu(number=number)
+    if amd:
+        raise ToolchainError(f"CUDA C does not run on {device}, an AMD GPU", hint="target='triton', or no target")
     return Gpu(f"cuda:{architecture_for(torch.cuda.get_device_capability(number))}", number)
 
 
@@ -144,24 +221,34 @@ def reason_against(target: str) -> str:
     base, _, architecture = target.partition(":")
     if base == "c":
         return ""
-    if base != "cuda":
-        return "PyTorch does not launch its kernels yet"
-    reason = lacking()
+    reason = lacking(base)
     if reason or not architecture:
         return reason
-    here = {architecture_for(torch.cuda.get_device_capability(n)) for n in range(torch.cuda.device_count())}
+    here = {_architecture(number) for number in range(torch.cuda.device_count())}
     return "" if architecture in here else f"the GPUs here want {' and '.join(sorted(here))}"
 
 
-def lacking() -> str:
-    """Why this machine runs no kernels on a GPU; empty if it does."""
+def lacking(target: str) -> str:
+    """Why this machine runs no kernels of that target on a GPU; empty if it does."""
     if not torch.cuda.is_available():
-        build = torch.version.cuda
+        build = torch.version.cuda or torch.version.hip
         return "PyTorch sees no GPU" if build else "this build of PyTorch is for the CPU only"
+    if target == "cuda" and torch.version.hip is not None:
+        return "the GPUs here are AMD's"
     try:
-        driver()
+        if target == "triton":
+            triton_toolchain.find()
+        else:
+            driver()
         for number in range(torch.cuda.device_count()):
-            architecture_for(torch.cuda.get_device_capability(number))
+            _architecture(number)
     except ToolchainError as error:
         return error.diagnostics[0].message
     return ""
+
+
+def _architecture(number: int) -> str:
+    """The architecture of a GPU, as targets name it."""
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(number).gcnArchName).partition(":")[0]
+    return architecture_for(torch.cuda.get_device_capability(number))

@@ -69,6 +69,11 @@ class StoredSource:
         content = json.dumps([texts, self.signature.name] + [repr(machines)] * (machines != ThisMachine()))
         self.digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
+    def choosing(self, target: str) -> StoredSource:
+        """The same layer, run as nothing but that target."""
+        texts, asked, read = self.made_of
+        return StoredSource(texts, asked, read, self.machines.choosing(target))
+
     @property
     def module(self) -> Module:
         return self._read()
@@ -135,7 +140,7 @@ class StoredSource:
 
         def write(folder: Path) -> None:
             made = self._compiled(spec, kind, sizes, tools)
-            for file in (made.text, made.library):
+            for file in {made.text, made.library}:
                 _link(file, folder / file.name)
             (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made, sizes)), encoding="utf-8")
 
@@ -163,6 +168,7 @@ def _variant_to_json(made: Compiled, sizes: Mapping[str, int]) -> dict[str, Any]
         "library": made.library.name,
         "text": made.text.name,
         "launches": [launch.facts() for launch in made.launches],
+        "programs": [launch.facts() for launch in made.programs],
     }
 
 

@@ -6,6 +6,7 @@ they answer is compared with what the interpreter says of the Program as written
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -45,6 +46,7 @@ class Layer(Protocol):
     def state_type(self) -> Callable[[Sequence[str], Sequence[torch.Tensor]], Any]: ...
     def __call__(self, /, *args: Any, **named: Any) -> Any: ...
     def device_of(self, target: str) -> str: ...
+    def choosing(self, target: str) -> Layer: ...
     def program(
         self,
         present: Sequence[str] | None = ...,
@@ -146,6 +148,11 @@ class Compiled:
     def device(self) -> str:
         return self.layer.device_of(self.target)
 
+    @functools.cached_property
+    def operator(self) -> Layer:
+        """The layer, run as this target even where tensors on its device usually run as another."""
+        return self.layer if self.device == "cpu" else self.layer.choosing(self.target.partition(":")[0])
+
     def tensors(self, inputs: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         """Arguments of the operator."""
         return {name: self.tensor(array) for name, array in inputs.items()}
@@ -157,7 +164,7 @@ class Compiled:
 
     def raw(self, variant: Variant, arguments: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """The outputs of a call by name, as it returns them; the state, if asked for, as ``state``."""
-        made = self.layer(**arguments, **variant.statics, **options)
+        made = self.operator(**arguments, **variant.statics, **options)
         values = made if isinstance(made, tuple) else (made,)
         names = [output.name for output in self.layer.signature.outputs]
         names += ["state"] * bool(options.get("return_state"))

@@ -94,6 +94,9 @@ class HostMachines:
     def of(self, device: torch.device) -> HostMachine:
         return HostMachine()
 
+    def choosing(self, target: str) -> HostMachines:
+        return self
+
     def device_of(self, target: str) -> str:
         if target != "cuda":
             raise Unsupported(f"target {target!r} is not looked at")

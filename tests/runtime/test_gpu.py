@@ -131,7 +131,7 @@ def test_no_driver() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_this_machine_says_why_it_runs_none() -> None:
-    assert lacking()
+    assert lacking("cuda") and lacking("triton")
     with pytest.raises(Unsupported, match="target 'cuda' cannot run here"):
         ThisMachine().device_of("cuda")
     assert ThisMachine().device_of("c") == "cpu"

@@ -26,15 +26,15 @@ from ssmc.compiler import Stages
 from tests.triton_host import language
 
 
-def load(text: str) -> Any:
-    """The module of a text, for the interpreter."""
+def load(text: str, plainly: bool = True) -> Any:
+    """The module of a text, for the interpreter. ``plainly``: kernels are called by ``launched``, not by ``[grid]``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         repair()
-        return _loaded(text)
+        return _loaded(text, plainly)
 
 
-def _loaded(text: str) -> Any:
+def _loaded(text: str, plainly: bool) -> Any:
     path = Path(tempfile.mkdtemp(prefix="ssmc-test-")) / f"kernels_{uuid.uuid4().hex}.py"
     path.write_text(text)
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -43,7 +43,7 @@ def _loaded(text: str) -> Any:
     spec.loader.exec_module(module)
     # What kernels call is called plainly: the interpreter would prepare the whole language again for each call.
     for name, function in list(vars(module).items()):
-        if hasattr(function, "rewrite"):
+        if hasattr(function, "rewrite") and (plainly or not name.startswith("ssmc_k")):
             plain = function.rewrite()
             plain.fn = plain  # where reductions look for what combines
             setattr(module, name, plain)
