@@ -119,12 +119,12 @@ def stages(
         target: a name from ``TARGETS``.
         storage: storage name of each input; all f32 by default.
         sizes: extents of the axes that inputs bind; those of inner axes are compiled in.
-        options: what a tuner may change.
+        options: what a tuner may change; by default the compiler chooses.
         outputs: storage of outputs where it is not what follows from the inputs.
 
     Raises:
         Unsupported: an equation has no strategy on this target.
-        UserError: static parameters make an extent negative.
+        UserError: static parameters make an extent negative; options do not concern the target or fit the layer.
     """
     backend = target_named(target)
     held = _storage(program, storage)
@@ -133,18 +133,23 @@ def stages(
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
     program = prepared(program, sizes or {}, narrow, backend.together)
     options = options or PlanOptions()
-    if backend.blocks:  # a thread has one lane, and keeps what it can in registers anyway
-        options = replace(options, lanes=1, tile=0)
+    options.check(backend.name)
     known = dict(sizes or {})
-    lanes = options.lanes or backend.lanes(held.values())
-    planned, loops = _lowered(program, known, options, lanes, backend.vector_operations(held.values()))
+    least = backend.lanes(held.values())
+    if 0 < options.lanes < least:
+        raise UserError(f"plan: {program.name} with lanes={options.lanes}", expected=f"{least} or more: a whole vector")
+    # A thread of a GPU has one lane, and keeps what it can in registers anyway.
+    lowering = replace(options, lanes=1, tile=0) if backend.blocks else options
+    lanes = lowering.lanes or least
+    planned, loops = _lowered(program, known, lowering, lanes, backend.vector_operations(held.values()))
+    planned = replace(planned, options=options)
     for axis, extent in planned.fixed.items():
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
     arguments = _arguments(program, loops, held, stored)
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
-        loops = tiles_of_lanes(loops, backend.together) if backend.tiles else spread(loops, precision)
+        loops = tiles_of_lanes(loops, backend.together, options) if backend.tiles else spread(loops, precision, options)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssmc.backends import TileLaunch
     from ssmc.compiler import Compiled, Stages
     from ssmc.ir import Program
+    from ssmc.passes import PlanOptions
 
 ASSUMED_EXTENT = 16
 LEVELS = ("ast", "program", "plan", "loops", "c", "text")
@@ -61,10 +62,12 @@ def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -
 
 
 def _stages(chosen: LayerChoice, program: Program, target: str) -> tuple[Stages, dict[str, int]]:
-    return staged(program, target, chosen.dtype, chosen.sizes)
+    return staged(program, target, chosen.dtype, chosen.sizes, chosen.plan)
 
 
-def staged(program: Program, target: str, dtype: str, sizes: Mapping[str, int]) -> tuple[Stages, dict[str, int]]:
+def staged(
+    program: Program, target: str, dtype: str, sizes: Mapping[str, int], plan: PlanOptions | None = None
+) -> tuple[Stages, dict[str, int]]:
     """Every level, and the extents that had to be assumed because ``sizes`` does not give them."""
     from ssmc.backends import default_storage
     from ssmc.compiler import stages
@@ -74,7 +77,7 @@ def staged(program: Program, target: str, dtype: str, sizes: Mapping[str, int]) 
     while True:
         try:
             known = {**sizes, **assumed}
-            return stages(program, target, default_storage(program, dtype), known), assumed
+            return stages(program, target, default_storage(program, dtype), known, plan), assumed
         except MissingExtent as missing:
             if missing.axis in assumed:
                 raise
@@ -92,7 +95,7 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
     program = chosen.elaborate()
     done, assumed = _stages(chosen, program, target)
     sizes = {**chosen.sizes, **assumed}
-    compiled = compile_program(program, target, default_storage(program, chosen.dtype), sizes)
+    compiled = compile_program(program, target, default_storage(program, chosen.dtype), sizes, chosen.plan)
     name = chosen.signature.name
     interface = describe(compiled, target)
     files = {

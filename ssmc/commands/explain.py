@@ -86,7 +86,7 @@ def _explanation(chosen: LayerChoice, program: Program, target: str) -> tuple[Ex
 
     try:
         storage = default_storage(program, chosen.dtype)
-        return kernels.explain(program, chosen.sizes, storage, target=target), []
+        return kernels.explain(program, chosen.sizes, storage, options=chosen.plan, target=target), []
     except Unsupported as error:
         return None, [diagnostic.message for diagnostic in error.diagnostics]
 

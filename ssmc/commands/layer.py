@@ -14,6 +14,7 @@ from ssmc.errors import UserError
 if TYPE_CHECKING:
     from ssmc.dsl import Choice, LayerSignature, Module, StaticSignature, StaticValue
     from ssmc.ir import Program
+    from ssmc.passes import PlanOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("f32", "f64", "bf16", "f16")
@@ -25,6 +26,7 @@ _SPECIALISED = (
     click.option("--without", multiple=True, metavar="z,D", help="Inputs that are absent."),
     click.option("--signature", "signatures", multiple=True, metavar="B=d,n", help="The axes of an input."),
 )
+PLAN = click.option("--plan", default="", metavar="lanes=32,...", help="How kernels are to run, as far as it is given.")
 _STORED = (
     click.option("--sizes", metavar="b=1,t=2048,...", default="", help="Extents of axes."),
     click.option("--dtype", type=click.Choice(DTYPES), default="f32", help="Storage of real inputs."),
@@ -33,7 +35,7 @@ _STORED = (
 
 def layer_options(function: F) -> F:
     """Add LAYER and the options that specialise it; the function takes them as ``LayerChoice.parse`` does."""
-    return with_options(function, (_LAYER, *_STORED, *_SPECIALISED))
+    return with_options(function, (_LAYER, *_STORED, *_SPECIALISED, PLAN))
 
 
 def program_options(function: F) -> F:
@@ -57,6 +59,7 @@ class LayerChoice:
     choice: Choice
     sizes: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "f32"
+    plan: PlanOptions | None = None
 
     @classmethod
     def parse(
@@ -67,10 +70,13 @@ class LayerChoice:
         settings: Sequence[str] = (),
         without: Sequence[str] = (),
         signatures: Sequence[str] = (),
+        plan: str = "",
     ) -> LayerChoice:
         """Raises UserError where the layer has no such name, parameter, input or signature."""
         from ssmc import dsl
+        from ssmc.passes import PlanOptions
 
+        options = PlanOptions.parse(plan)
         file, name = _split(layer)
         module = dsl.load_module(file)
         diagnostics = dsl.check(module) if module.problems else []
@@ -80,7 +86,7 @@ class LayerChoice:
         choice = dsl.Choice(
             _statics(signature, settings), _present(signature, without), _signatures(signature, signatures)
         )
-        return cls(module, signature, choice, _sizes(sizes), dtype)
+        return cls(module, signature, choice, _sizes(sizes), dtype, options)
 
     def elaborate(self) -> Program:
         """The specialised Program; UserError if it is wrong or a size names none of its axes."""
@@ -101,6 +107,7 @@ class LayerChoice:
             "sizes": dict(self.sizes),
             "dtype": self.dtype,
             "statics": dict(self.choice.statics),
+            "plan": str(self.plan or ""),
         }
 
 

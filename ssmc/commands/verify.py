@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from .layer import DTYPES, LayerChoice, program_options
+from .layer import DTYPES, PLAN, LayerChoice, program_options
 from .report import OK, WRONG_INPUT, Report, command
 
 
 @command("verify")
 @program_options
+@PLAN
 @click.option("--sizes", metavar="b=2,t=9,...", default="", help="Extents of axes in small cases.")
 @click.option(
     "--target", "targets", multiple=True, help="What to compile for; every target by default, `none` for none."
@@ -39,7 +40,7 @@ def verify(
 
     present = chosen.choice.present
     found = conformance.verify(
-        runtime.load(layer["layer"], None, target=None, **chosen.choice.statics),
+        runtime.load(layer["layer"], None, None, chosen.plan or "", **chosen.choice.statics),
         [] if targets == ("none",) else targets or None,
         dtypes or conformance.STORAGES,
         None if present is None else sorted(present),

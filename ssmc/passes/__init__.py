@@ -8,9 +8,10 @@ from .jvp import jvp, tangent_names
 from .lift import lift
 from .lower import Unbounded, lower
 from .mask import mask
+from .options import DEFAULTS, KNOBS, PlanOptions, knobs_of
 from .pack import pack
 from .partial import partial
-from .plan import KernelPlan, Plan, PlanOptions, plan
+from .plan import KernelPlan, Plan, plan
 from .ragged import leading_axes
 from .ranges import MissingExtent
 from .recompute import CHUNK, SAVED, Kept, kept_values, rebuilding, saving

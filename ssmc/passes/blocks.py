@@ -21,6 +21,8 @@ from ssmc.ir import BOOL, INT, DType
 from ssmc.ir.loops import LANE_GROUP, Add, Block, Group, Kernel, LaneSum, Loops, Ring, Store, Variable, own_nodes
 from ssmc.ir.scalar import Node
 
+from .options import MOST_THREADS, PlanOptions
+
 WARP = 32
 THREADS = 128
 _STEPS = 8  # steps for a thread where steps do not depend on each other
@@ -35,11 +37,13 @@ _SHIFTED = 8  # steps of a carried value that move on by one place each step, at
 _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
 
 
-def spread(loops: Loops, precision: str) -> Loops:
-    """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``."""
+def spread(loops: Loops, precision: str, options: PlanOptions | None = None) -> Loops:
+    """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``. What ``options`` do not
+    say is chosen here."""
     real = 8 if precision == "f64" else 4
     axes = {name: tensor.axes for name, tensor in loops.program.tensors().items()}
-    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, axes, real).run() for k in loops.kernels))
+    chosen = options or PlanOptions()
+    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, axes, real, chosen).run() for k in loops.kernels))
 
 
 @dataclass
@@ -48,18 +52,19 @@ class _Spreading:
     fixed: Mapping[str, int]
     axes: Mapping[str, tuple[str, ...]]
     real: int
+    options: PlanOptions
 
     def run(self) -> Kernel:
         k = self.kernel
         shifted = frozenset(r.tensor for r in k.rings if not r.history and 1 < r.slots <= _SHIFTED + 1)
-        threads = LANE_GROUP if k.sums else THREADS
+        threads = LANE_GROUP if k.sums else self.options.threads or THREADS
         room = _SHARED
         each_step = False
         if k.sums:
             each_step = self._bytes_of_sums(threads, k.chunk) > _SHARED // 2
             room -= self._bytes_of_sums(threads, 1 if each_step else k.chunk)
         shared, rings = self._shared(room // threads)
-        steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
+        steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
         unrolled = self._unrolled()
         block = Block(
             threads, self._together(unrolled, threads), bool(k.sums), each_step, steps, unrolled,
@@ -106,14 +111,18 @@ class _Spreading:
 
     def _together(self, unrolled: frozenset[str], threads: int) -> int:
         """The fewer numbers a thread keeps, the more blocks hide each other's waiting."""
+        if self.options.together:
+            return min(self.options.together, MOST_THREADS // threads)
         words = self._words(set(unrolled))
-        room = THREADS * 4 // threads
+        room = max(1, THREADS * 4 // threads)
         found = min(room, 4 if words <= _FEW else 2 if words <= _SOME else 1)
         heavy = max(self._weight(section, unrolled) for section in ("before", "rebuild", "step", "after"))
-        return max(1, found // 2) if heavy * self._batch(unrolled) > _HEAVY // (threads // THREADS) else found
+        return max(1, found // 2) if heavy * self._batch(unrolled) * threads > _HEAVY * THREADS else found
 
     def _ahead(self, unrolled: frozenset[str]) -> int:
         """Rounds of innermost loops that are written out: one where a round is long by itself."""
+        if self.options.ahead:
+            return self.options.ahead
         longest = max((self._text(g, set(unrolled)) for gs in self.kernel.sections.values() for g in gs), default=0)
         return _AHEAD if longest * _AHEAD <= _STATEMENTS // 4 else 1
 
@@ -133,6 +142,8 @@ class _Spreading:
         """Steps that are taken together: few where a step is long."""
         if not self.kernel.time or not self._loads():
             return 1
+        if self.options.batch:
+            return self.options.batch
         return 4 if max(self._weight(section, unrolled) for section in ("rebuild", "step")) <= _SHORT_STEP else 1
 
     def _weight(self, section: str, unrolled: frozenset[str]) -> int:

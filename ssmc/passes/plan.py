@@ -16,23 +16,11 @@ from dataclasses import dataclass, replace
 from ssmc.ir import Index, Program, Reduce, walk
 
 from .grouping import grouped
+from .options import PlanOptions
 from .ranges import Ranges
 from .reading import Reading, reads
 from .recompute import CHUNK
 from .units import Unit, is_snapshot, parallel, units
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What a tuner may change.
-
-    ``lanes``: channels per block (0: the target's default). ``tile``: time steps per tile when the
-    state is tiled (0: never). ``states``: state entries kept in registers at a time.
-    """
-
-    lanes: int = 0
-    tile: int = 32
-    states: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +87,8 @@ class Plan:
             lines.append("through memory: " + ", ".join(self.workspaces))
         if self.fixed:
             lines.append("compiled in: " + ", ".join(f"#{a} = {n}" for a, n in self.fixed.items()))
+        if self.options.chosen:
+            lines.append(f"options: {self.options}")
         return "\n".join(lines)
 
 

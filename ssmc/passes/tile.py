@@ -21,7 +21,7 @@ from dataclasses import replace
 from ssmc.ir import REAL
 from ssmc.ir.loops import Accumulate, Kernel, Let, RingSet, Statement, Store, Tile, Variable, own_nodes
 
-from .plan import PlanOptions
+from .options import PlanOptions
 
 _STATES = 8  # carried numbers per vector that fit in registers beside what they are made of
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ssmc.errors import Unsupported
+from ssmc.errors import Unsupported, UserError
 from ssmc.ir.loops import (
     Add,
     Group,
@@ -36,6 +36,8 @@ from ssmc.ir.loops import (
 )  # fmt: skip
 from ssmc.ir.scalar import Node, walk_nodes
 
+from .options import PlanOptions
+
 _ELEMENTS = 512  # of a tile, where lanes can be chosen freely
 _LARGEST = 1 << 15  # elements of a tile, at most
 _BLOCK = 128  # lanes of a program, at most, where no sum over a group of lanes says how many
@@ -45,13 +47,16 @@ _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
 
 
-def tiles_of_lanes(loops: Loops, together: int) -> Loops:
-    """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes.
+def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions | None = None) -> Loops:
+    """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes. What ``options`` do not
+    say is chosen here.
 
     Raises Unsupported, naming the equation, where tiles would be too large or a value would be kept along an axis whose
     extent is not compiled in.
     """
-    return replace(loops, kernels=tuple(replace(k, tiles=_Tiling(loops, k, together).run()) for k in loops.kernels))
+    chosen = options or PlanOptions()
+    kernels = tuple(replace(k, tiles=_Tiling(loops, k, together, chosen).run()) for k in loops.kernels)
+    return replace(loops, kernels=kernels)
 
 
 @dataclass
@@ -59,6 +64,7 @@ class _Tiling:
     loops: Loops
     kernel: Kernel
     together: int
+    options: PlanOptions
 
     @property
     def fixed(self) -> Mapping[str, int]:
@@ -73,8 +79,8 @@ class _Tiling:
         largest = max((self._size(g, axes) for g in self._groups()), default=1)
         block = 0 if lane is None else self._block(lane, largest)
         elements = max(1, block) * largest
-        warps = min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * _EACH)))
-        steps = 0 if k.recurrent or not k.time else k.chunk or _STEPS
+        warps = self.options.warps or min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * _EACH)))
+        steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
         reloaded = self._reloaded()
         remembered |= self._arrays(addressed) | reloaded
         return Tiles(lane, block, steps, axes, warps, moving, remembered, addressed, reloaded)
@@ -83,7 +89,15 @@ class _Tiling:
         """Lanes of a program whose tiles have so many elements for each of them."""
         if self.kernel.sums:
             return self.together
-        most = padded(self.fixed[lane]) if lane in self.fixed else _BLOCK
+        most = padded(self.fixed[lane]) if lane in self.fixed else self.options.block or _BLOCK
+        if self.options.block:
+            block = min(self.options.block, most)
+            if block * each > _LARGEST:
+                raise UserError(
+                    f"plan: block={block} makes tiles of {block * each} numbers in kernel {self.kernel.name}",
+                    expected=f"at most {_LARGEST}: block={max(1, padded(_LARGEST // each + 1) // 2)} or less",
+                )
+            return block
         return max(1, min(_BLOCK, most, _ELEMENTS // each))
 
     # ------------------------------------------------------------ what a kernel is made of

@@ -15,6 +15,7 @@ from ssmc.dsl import LayerSignature, StaticValue
 from ssmc.errors import UserError
 from ssmc.explain import Explanation, explain
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
+from ssmc.passes import PlanOptions
 
 from .arrange import Arranged, Geometry, arguments, arranged, split
 from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
@@ -139,6 +140,11 @@ class Layer:
         """The static parameters it was loaded with."""
         return dict(self._fixed)
 
+    @property
+    def plan(self) -> PlanOptions:
+        """How its kernels are to run, where that is not left to the compiler."""
+        return self._operator.source.plan
+
     def device_of(self, target: str) -> str:
         """The type of device on which a target's tensors live; Unsupported if nothing here runs its kernels."""
         return self._operator.source.machines.device_of(target)
@@ -146,7 +152,7 @@ class Layer:
     def choosing(self, target: str) -> Layer:
         """The same layer, run as nothing but that target; arguments and errors as for ``load(target=)``."""
         operator = operator_of(self._operator.source.choosing(target))
-        return Layer(operator, self._fixed, (*self._recipe[:3], target))
+        return Layer(operator, self._fixed, (*self._recipe[:3], target, *self._recipe[4:]))
 
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={value!r}" for name, value in self._fixed.items())
@@ -433,11 +439,11 @@ class Layer:
         if not sizes and self._operator.latest is not None:
             kind, call = self._operator.latest
             own = {axis: n for axis, n in call.extents.items() if axis not in dict(call.variant.derived)}
-            return explain(call.spec.program(), own, call.spec.storage, threads)
+            return explain(call.spec.program(), own, call.spec.storage, threads, self.plan)
         statics = {name: sizes.pop(name) for name in [*sizes] if name in self._statics}
         kind = self._kind_for(present, signatures, takes_state, returns_state, statics, STORAGE[dtype])
         spec = self._operator.specialisation(kind)
-        return explain(spec.program(), sizes, spec.storage, threads)
+        return explain(spec.program(), sizes, spec.storage, threads, self.plan)
 
     def verify(
         self,
@@ -451,7 +457,7 @@ class Layer:
         """Whether every variant of the layer agrees with every other: a table, with ``ok``. ``print`` it.
 
         Args:
-            targets: what to compile for; by default every target there is.
+            targets: what to compile for; by default every target there is, of those that the layer's plan concerns.
             dtypes: of real inputs.
             present, signatures: as for ``program``; with one of them only that specialisation is looked at.
             seed: of the inputs that are drawn.

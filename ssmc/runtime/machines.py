@@ -27,6 +27,7 @@ from ssmc.backends import (
 from ssmc.compiler import Argument, Compiled, compile_program, emit_program, load_entry
 from ssmc.errors import ToolchainError, Unsupported, UserError
 from ssmc.ir import Program
+from ssmc.passes import PlanOptions
 
 from .gpu import Launcher, architecture_for, driver
 from .tiles import TileLauncher, load_kernels
@@ -46,7 +47,7 @@ class Machine(Protocol):
 
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
-        outputs: Mapping[str, str],
+        outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
         """As ``compile_program``."""
         ...
@@ -84,9 +85,9 @@ class Processor:
 
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
-        outputs: Mapping[str, str],
+        outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
-        return compile_program(program, self.target, storage, sizes, cache=cache, outputs=outputs)
+        return compile_program(program, self.target, storage, sizes, options, cache, outputs)
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         return load_entry(library, made["symbol"])
@@ -140,9 +141,9 @@ class TritonGpu(Processor):
 
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
-        outputs: Mapping[str, str],
+        outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
-        return emit_program(program, self.target, storage, sizes, cache=cache, outputs=outputs)
+        return emit_program(program, self.target, storage, sizes, options, cache, outputs)
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Triton launches on PyTorch's current device and stream: the device is that of the tensors meanwhile."""

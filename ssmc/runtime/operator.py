@@ -20,6 +20,7 @@ import torch
 from ssmc.dsl import InputSignature, LayerSignature
 from ssmc.errors import InternalError, UserError
 from ssmc.ir import BOOL, COMPLEX, INT, REAL, Program
+from ssmc.passes import PlanOptions
 
 from .arrange import Arranged, Geometry, geometry
 from .binding import alternative, check_kind, checked_static, shown
@@ -44,6 +45,7 @@ class Source(Protocol):
     digest: str
     signature: LayerSignature
     machines: Machines
+    plan: PlanOptions
 
     def choosing(self, target: str) -> Source: ...
 

@@ -26,6 +26,7 @@ from ssmc.compiler import Argument, Compiled
 from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
 from ssmc.errors import UserError
 from ssmc.ir import Program
+from ssmc.passes import PlanOptions
 
 from .build import Variant
 from .codec import (
@@ -51,13 +52,15 @@ class StoredSource:
         layer: the layer, or None for the main one.
         read: reads and parses the module; called only when something was never derived before.
         machines: what compiles for the tensors of a device; tests have some of their own.
+        plan: how kernels are to run, where that is not left to the compiler.
     """
 
     def __init__(
         self, texts: list[tuple[str, str]], layer: str | None, read: Callable[[], Module],
-        machines: Machines = ThisMachine(),  # noqa: B008 it is frozen
+        machines: Machines = ThisMachine(), plan: PlanOptions = PlanOptions(),  # noqa: B008 they are frozen
     ) -> None:  # fmt: skip
         self.machines = machines
+        self.plan = plan
         self.made_of = texts, layer, read
         self._read = functools.cache(read)
         self._asked = layer
@@ -66,13 +69,14 @@ class StoredSource:
         self._latest: tuple[Any, Compiled] | None = None
         self._layers: dict[Kind, Program] = {}
         self.signature: LayerSignature = signature_from_json(self._derived("signature", {}, self._signature))
-        content = json.dumps([texts, self.signature.name] + [repr(machines)] * (machines != ThisMachine()))
+        special = [repr(machines)] * (machines != ThisMachine()) + [f"plan {plan}"] * bool(plan.chosen)
+        content = json.dumps([texts, self.signature.name, *special])
         self.digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     def choosing(self, target: str) -> StoredSource:
         """The same layer, run as nothing but that target."""
         texts, asked, read = self.made_of
-        return StoredSource(texts, asked, read, self.machines.choosing(target))
+        return StoredSource(texts, asked, read, self.machines.choosing(target), self.plan)
 
     @property
     def module(self) -> Module:
@@ -133,7 +137,7 @@ class StoredSource:
     def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device) -> Variant:
         """The variant for these sizes, of which the inner ones are compiled in, and for tensors on that device."""
         tools = self.machines.of(device)
-        about = {"kind": kind.text, "target": tools.target}
+        about = {"kind": kind.text, "target": tools.target, "plan": str(self.plan)}
         fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes, tools).fixed))
         about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
         machine = {"what": "variant", "layer": self._key, "code": CODE, **tools.key_parts()}
@@ -152,7 +156,7 @@ class StoredSource:
         key = (kind, tuple(sizes.items()), tools.target)
         if self._latest is None or self._latest[0] != key:
             outputs = {place.name: place.storage for place in spec.gives}
-            made = tools.compile(spec.program(), spec.storage, sizes, self._cache, outputs)
+            made = tools.compile(spec.program(), spec.storage, sizes, self._cache, outputs, self.plan)
             self._latest = key, made
         return self._latest[1]
 

@@ -172,7 +172,7 @@ class Conformance:
         _ = subject.device
         program, sizes = self.main.program, self.main.sizes({}) or {}
         own = {axis: sizes[axis] for tensor in program.inputs for axis in tensor.axes}
-        done = stages(program, subject.target, default_storage(program, subject.storage), own)
+        done = stages(program, subject.target, default_storage(program, subject.storage), own, self.asked.layer.plan)
         return frozenset(done.plan.fixed)
 
     def about(self) -> tuple[tuple[str, str], ...]:
@@ -182,6 +182,8 @@ class Conformance:
             ("layer", self.asked.layer.name),
             ("small case", ", ".join(f"#{axis} = {extent}" for axis, extent in sizes.items()) or "no axes"),
         ]
+        if self.asked.layer.plan.chosen:
+            found.append(("plan", str(self.asked.layer.plan)))
         if program.sequence_axes:
             found.append(("look-back", f"{look_back_of(program, sizes)} steps, the present one included"))
         if self.main.changed:
@@ -206,7 +208,7 @@ def verify(
 
     Args:
         layer: a loaded layer; static parameters that it was loaded with are kept, others may be made smaller.
-        targets: what to compile for; by default every target there is.
+        targets: what to compile for; by default every target there is, of those that the layer's plan concerns.
         storages: how real inputs are stored, of ``f64 f32 bf16 f16``.
         present: the optional inputs that are given. With this or ``signatures`` only that specialisation is
             looked at; by default all inputs are given, and others are looked at too.
@@ -226,9 +228,9 @@ def verify(
     for name in only or ():
         if name not in known:
             raise UserError(f"there is no property {name!r}", expected=", ".join(known))
-    chosen = tuple(TARGETS if targets is None else targets)
+    chosen = tuple(layer.plan.concerns(TARGETS) if targets is None else targets)
     for target in chosen:
-        target_named(target)
+        layer.plan.check(target_named(target).name)
     asked = Asked(
         layer,
         chosen,

@@ -57,7 +57,7 @@ def test_awkward_extents(t: int, d: int) -> None:
 
 
 @pytest.mark.parametrize("options", [PlanOptions(tile=0), PlanOptions(tile=3, states=2), PlanOptions(tile=64, states=4),
-                                     PlanOptions(lanes=4), PlanOptions(lanes=32, tile=7)], ids=str)  # fmt: skip
+                                     PlanOptions(lanes=8), PlanOptions(lanes=32, tile=7)], ids=str)  # fmt: skip
 def test_every_plan_agrees(options: PlanOptions) -> None:
     check(program(SCAN), {"b": 2, "t": 66, "d": 37, "n": 8}, options=options)
 

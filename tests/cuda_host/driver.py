@@ -20,6 +20,7 @@ from ssmc.backends import Cache
 from ssmc.compiler import Compiled, stages
 from ssmc.errors import Unsupported
 from ssmc.ir import Program
+from ssmc.passes import PlanOptions
 from ssmc.runtime import Layer
 from ssmc.runtime.machines import Entry, Processor, launcher
 from ssmc.runtime.operator import operator_of
@@ -72,9 +73,9 @@ class HostMachine(Processor):
 
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
-        outputs: Mapping[str, str],
+        outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
-        done = stages(program, self.target, storage, sizes, None, outputs)
+        done = stages(program, self.target, storage, sizes, options, outputs)
 
         def build(folder: Path) -> None:
             host.build(done.text, done.launches, folder)
