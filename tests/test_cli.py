@@ -206,7 +206,7 @@ def test_compile_writes_a_library_and_its_description(ssmc: Any, good: Path, tmp
     assert ran.code == 0, ran.err
     interface = json.loads((tmp_path / "out" / "decay.json").read_text())
     assert [(a["name"], a["storage"]) for a in interface["arguments"]][:2] == [("x", "f64"), ("a", "f64")]
-    assert ctypes.CDLL(str(tmp_path / "out" / "decay.so"))[interface["symbol"]]
+    assert ctypes.CDLL(str(tmp_path / "out" / "libdecay.so"))[interface["symbol"]]
     for suffix in (".c", ".h"):
         assert interface["symbol"] in (tmp_path / "out" / f"decay{suffix}").read_text()
     assert "kernel k0" in (tmp_path / "out" / "decay.plan").read_text()

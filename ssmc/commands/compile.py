@@ -13,12 +13,12 @@ import click
 
 from ssmc.errors import ToolchainError
 
+from .interface import describe, header, loader, names
 from .layer import LayerChoice, layer_options
 from .report import Report, command, table
 
 if TYPE_CHECKING:
-    from ssmc.backends import TileLaunch
-    from ssmc.compiler import Compiled, Stages
+    from ssmc.compiler import Stages
     from ssmc.ir import Program
     from ssmc.passes import PlanOptions
 
@@ -35,8 +35,9 @@ def compile_(target: str, emit: str | None, output: Path | None, **layer: Any) -
     """Compile LAYER to a library, or to a cubin for a GPU, or print a level on the way there.
 
     LAYER is a name from `ssmc library`, FILE.ssm, or either with :NAME for one of its layers. The library, its C
-    text, a header, the plan and a description of its entry go to the folder given by -o. Extents of inner axes
-    (states, taps) are compiled in; those that --sizes does not give are taken to be 16, and the output says so.
+    text, a header, the plan, a description of its entry, and a Python file that calls it with PyTorch's tensors, for
+    machines without ssmc, go to the folder given by -o. Extents of inner axes (states, taps) are compiled in; those
+    that --sizes does not give are taken to be 16, and the output says so.
     A target is `c`, or `cuda:sm_90`, `triton:sm_90`, `triton:gfx942` and the like, for which no GPU is needed;
     instead of a header there is then a report of the resources that each kernel takes (Triton: in the description).
     The level `text` is what the target's compiler is given.
@@ -96,23 +97,16 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
     done, assumed = _stages(chosen, program, target)
     sizes = {**chosen.sizes, **assumed}
     compiled = compile_program(program, target, default_storage(program, chosen.dtype), sizes, chosen.plan)
-    name = chosen.signature.name
     interface = describe(compiled, target)
-    files = {
-        "text": folder / f"{name}{compiled.text.suffix}",
-        "plan": folder / f"{name}.plan",
-        "interface": folder / f"{name}.json",
-        **_beside(compiled, folder / name),
-    }
+    files = {kind: folder / file for kind, (file, _) in names(compiled).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for source, kind in _machine_code(compiled):
-            shutil.copyfile(source, files[kind])
-        shutil.copyfile(compiled.text, files["text"])
-        if compiled.launches:
-            shutil.copyfile(compiled.text.with_suffix(".log"), files["resources"])
+        for kind, (_, source) in names(compiled).items():
+            if source is not None:
+                shutil.copyfile(source, files[kind])
         if "header" in files:
             files["header"].write_text(header(compiled), encoding="utf-8")
+        files["loader"].write_text(loader(), encoding="utf-8")
         files["plan"].write_text(done.show("plan"), encoding="utf-8")
         files["interface"].write_text(json.dumps(interface, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -126,74 +120,6 @@ def _build(chosen: LayerChoice, target: str, folder: Path) -> Report:
         rows.append(("assumed", _note(assumed)))
     rows.append(("arguments", "\n".join(_argument(item) for item in interface["arguments"])))
     return Report(table(rows), {**chosen.facts(), "target": target, "files": shown, "interface": interface})
-
-
-def _machine_code(compiled: Compiled) -> list[tuple[Path, str]]:
-    """Files of machine code, and what is said of each: one for all or, of programs on tiles, one for each kernel."""
-    if not compiled.programs:
-        return [(compiled.library, "library")]
-    folder = compiled.library.parent
-    return [(folder / f"{item.kernel}{compiled.library.suffix}", item.kernel) for item in compiled.programs]
-
-
-def _beside(compiled: Compiled, start: Path) -> dict[str, Path]:
-    """Where machine code is put, and what of it only some targets have. ``start``: a folder and how names begin."""
-    code = _machine_code(compiled)
-    if compiled.programs:
-        return {kind: start.with_name(f"{start.name}.{source.name}") for source, kind in code}
-    found = {"library": start.with_name(start.name + compiled.library.suffix)}
-    if compiled.launches:
-        return {**found, "resources": start.with_name(f"{start.name}.log")}
-    return {**found, "header": start.with_name(f"{start.name}.h")}
-
-
-def header(compiled: Compiled) -> str:
-    """A C header for the library: the entry, and what its pointers and numbers are."""
-    lines = [
-        "#pragma once",
-        "#include <stdint.h>",
-        "",
-        "/* `pointers`, in order:",
-        *(f" *   {_place(n, a.storage, len(a.axes), a.role)}" for n, a in enumerate(compiled.arguments)),
-        f" * `meta`: {len(compiled.axes)} extents, then the strides of each tensor in elements, axis by axis.",
-        " * `threads`: how many may be used. Gives 0, or 1 when memory runs out. */",
-        f"int64_t {compiled.symbol}(void *const *pointers, const int64_t *meta, int64_t threads);",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _place(number: int, storage: str, axes: int, role: str) -> str:
-    return f"{number}: {role}, {storage}, {axes} axes"
-
-
-def describe(compiled: Compiled, target: str) -> dict[str, Any]:
-    """What a caller of the library has to know; docs/architecture.md says what it means."""
-    entry = "int64_t entry(void *const *pointers, const int64_t *meta, int64_t threads)"
-    how: dict[str, Any] = {"entry": entry}
-    if compiled.launches:
-        how = {"launches": [launch.facts() for launch in compiled.launches]}
-    elif compiled.programs:
-        how = {"programs": [{**launch.facts(), **known} for launch, known in _known(compiled)]}
-    return {
-        "version": 1,
-        "layer": compiled.program.name,
-        "target": target,
-        "symbol": compiled.symbol,
-        **how,
-        "axes": list(compiled.axes),
-        "fixed": dict(compiled.fixed),
-        "arguments": [dataclasses.asdict(argument) for argument in compiled.arguments],
-    }
-
-
-def _known(compiled: Compiled) -> Iterator[tuple[TileLaunch, dict[str, Any]]]:
-    """Each program with what its machine code says of itself; files have the names that are given here."""
-    from ssmc.backends import triton_toolchain
-
-    facts = {item["kernel"]: item for item in triton_toolchain.facts(compiled.library.parent)}
-    for launch in compiled.programs:
-        known = facts[launch.kernel]
-        yield launch, {**known, "file": f"{compiled.program.name}.{known['file']}"}
 
 
 def _argument(item: Mapping[str, Any]) -> str:

@@ -6,7 +6,15 @@ which ``check``, ``fmt`` and ``--help`` must not wait for. Nothing here loads Nu
 
 from .accesses import Access, Accesses, Lag
 from .dependence import Dependence, Loop, Step, dependence
-from .extents import bind_extents, check_requirements, complete_extents, evaluate_int, sizes_used
+from .extents import (
+    bind_extents,
+    check_requirements,
+    complete_extents,
+    evaluate_int,
+    expr_from_json,
+    expr_to_json,
+    sizes_used,
+)
 from .linear import (
     Linear,
     at_least,

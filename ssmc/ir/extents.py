@@ -6,10 +6,12 @@ Pure Python: the interpreter, the runtime and the command line bind extents the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ssmc.errors import Diagnostic, InternalError, UserError
 
 from .program import Const, Expr, Index, Op, Program, Size, Where, walk
+from .types import DType
 
 Sizes = Mapping[str, int]
 
@@ -150,3 +152,31 @@ _INTEGER: dict[str, Callable[..., int]] = {
     "bit_or": lambda a, b: a | b,
     "bit_xor": lambda a, b: a ^ b,
 }
+
+
+def expr_to_json(expr: Expr) -> list[Any]:
+    """An expression over extents as JSON has it."""
+    match expr:
+        case Const(value=value, dtype=dtype) if not isinstance(value, complex):
+            return ["const", value, dtype.value]
+        case Size(axis=axis):
+            return ["size", axis]
+        case Op(op=op, args=args):
+            return ["op", op, *map(expr_to_json, args)]
+        case Where(condition=c, then=a, otherwise=b):
+            return ["where", *map(expr_to_json, (c, a, b))]
+    raise InternalError(f"not an expression over extents: {expr!r}")
+
+
+def expr_from_json(made: list[Any]) -> Expr:
+    """The expression that ``expr_to_json`` has written."""
+    match made:
+        case ["const", value, dtype]:
+            return Const(value, DType(dtype))
+        case ["size", axis]:
+            return Size(axis)
+        case ["op", op, *args]:
+            return Op(op, tuple(map(expr_from_json, args)))
+        case ["where", c, a, b]:
+            return Where(expr_from_json(c), expr_from_json(a), expr_from_json(b))
+    raise InternalError(f"not an expression over extents: {made!r}")

@@ -6,8 +6,7 @@ from dataclasses import astuple
 from typing import Any
 
 from ssmc.dsl import InputSignature, LayerSignature, OutputSignature, StaticSignature
-from ssmc.errors import InternalError
-from ssmc.ir import Const, DType, Expr, Op, Size, Where
+from ssmc.ir import DType, expr_from_json, expr_to_json
 
 from .specialise import Place, Specialisation
 
@@ -52,35 +51,6 @@ def specialisation_from_json(made: dict[str, Any], program: Any) -> Specialisati
     stated = tuple((axis, expr_from_json(expr)) for axis, expr in made["stated"])
     requirements = tuple(expr_from_json(expr) for expr in made["requirements"])
     return Specialisation(made["layer"], takes, gives, stated, requirements, program)
-
-
-def expr_to_json(expr: Expr) -> list[Any]:
-    """An expression over extents."""
-    match expr:
-        case Const(value=value, dtype=dtype):
-            return ["const", _number_to_json(value), dtype.value]
-        case Size(axis=axis):
-            return ["size", axis]
-        case Op(op=op, args=args):
-            return ["op", op, *map(expr_to_json, args)]
-        case Where(condition=c, then=a, otherwise=b):
-            return ["where", *map(expr_to_json, (c, a, b))]
-    raise InternalError(f"not an expression over extents: {expr!r}")
-
-
-def expr_from_json(made: list[Any]) -> Expr:
-    match made:
-        case ["const", value, dtype]:
-            found = _number_from_json(value)
-            assert found is not None
-            return Const(found, DType(dtype))
-        case ["size", axis]:
-            return Size(axis)
-        case ["op", op, *args]:
-            return Op(op, tuple(map(expr_from_json, args)))
-        case ["where", c, a, b]:
-            return Where(expr_from_json(c), expr_from_json(a), expr_from_json(b))
-    raise InternalError(f"not an expression over extents: {made!r}")
 
 
 def _number_to_json(value: Any) -> Any:

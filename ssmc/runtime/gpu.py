@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssmc.backends import Launch, cuda_toolchain
 from ssmc.errors import ToolchainError
 
+PLANS_KEPT = 1024
 USUAL_SHARED = 48 << 10  # bytes of shared memory that a block gets without asking
 
 
@@ -45,6 +47,13 @@ def checked(functions: Any, name: str, *arguments: Any) -> Any:
         said = words.decode() if words else "no reason is given"
         raise ToolchainError(f"{name} failed: {said} ({getattr(failed, 'name', failed)})")
     return given[0] if given else None
+
+
+def have_context(functions: Any, number: int) -> None:
+    """A thread in which PyTorch has not done anything yet has no context: give it the one of the GPU, PyTorch's."""
+    if not int(checked(functions, "cuCtxGetCurrent")):
+        device = checked(functions, "cuDeviceGet", number)
+        checked(functions, "cuCtxSetCurrent", checked(functions, "cuDevicePrimaryCtxRetain", device))
 
 
 def architecture_for(capability: tuple[int, int]) -> str:
@@ -95,7 +104,9 @@ class Launcher:
         functions: Any,
     ) -> None:
         self._launches, self._axes, self._fixed = tuple(launches), tuple(axes), dict(fixed)
-        self._numbers, self._stream, self._driver = numbers, stream, functions
+        self._numbers, self._stream, self._driver, self._device = numbers, stream, functions, device
+        self._thread = threading.local()
+        self._enter()
         self._library = checked(functions, "cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
         self._kernels = [self._kernel(launch, device) for launch in self._launches]
         self._plans: dict[tuple[int, ...], list[tuple[Any, tuple[int, ...], bytes]]] = {}
@@ -119,9 +130,12 @@ class Launcher:
 
     def __call__(self, pointers: bytes, meta: bytes, threads: int) -> int:
         """Launch all kernels. ``pointers`` and ``meta`` are packed as a C entry takes them; gives 0."""
+        self._enter()
         extents = struct.unpack_from(f"{len(self._axes)}q", meta)
         plan = self._plans.get(extents)
         if plan is None:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
             plan = self._plans[extents] = self._planned(extents)
         stream = self._stream()
         head = bytes(pointers) + bytes(meta)[: 8 * self._numbers]
@@ -131,6 +145,12 @@ class Launcher:
             given = (function, blocks, 1, 1, size, 1, 1, shared, stream, ctypes.addressof(places), 0)
             checked(self._driver, "cuLaunchKernel", *given)
         return 0
+
+    def _enter(self) -> None:
+        """See to it, once for each thread, that there is a context."""
+        if not hasattr(self._thread, "entered"):
+            have_context(self._driver, self._device)
+            self._thread.entered = True
 
     def _planned(self, extents: Sequence[int]) -> list[tuple[Any, tuple[int, ...], bytes]]:
         """What is launched for these extents: kernel; blocks, threads and shared memory; its part of the first axis."""

@@ -25,13 +25,11 @@ from ssmc.backends import Cache
 from ssmc.compiler import Argument, Compiled
 from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
 from ssmc.errors import UserError
-from ssmc.ir import Program
+from ssmc.ir import Program, expr_from_json, expr_to_json
 from ssmc.passes import PlanOptions
 
 from .build import Variant
 from .codec import (
-    expr_from_json,
-    expr_to_json,
     signature_from_json,
     signature_to_json,
     specialisation_from_json,

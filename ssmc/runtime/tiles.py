@@ -20,9 +20,10 @@ from ssmc.backends import Parameter, TileLaunch
 from ssmc.compiler import Argument
 from ssmc.errors import ToolchainError
 
+from .gpu import PLANS_KEPT
+
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
           "i64": torch.int64, "i32": torch.int32, "i8": torch.int8}  # fmt: skip
-PLANS_KEPT = 1024
 
 
 class Address:

@@ -93,7 +93,7 @@ def test_command(ssmc: Any, tmp_path: Path) -> None:
     ran = ssmc("compile", "rg_lru:rg_lru_gated", "--target", "triton:sm_90", "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {f"rg_lru_gated.{end}" for end in ("py", "plan", "json", "ssmc_k0.cubin")}
+    assert files == {f"rg_lru_gated.{end}" for end in ("py", "triton.py", "plan", "json", "ssmc_k0.cubin")}
     (program,) = json.loads((tmp_path / "out" / "rg_lru_gated.json").read_text())["programs"]
     assert program["file"] == "rg_lru_gated.ssmc_k0.cubin" and program["block"] and program["registers"]
 

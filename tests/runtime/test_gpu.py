@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,7 @@ class Recorder:
         self.given: list[bytes] = []
         self.failing = failing
         self.most_shared = 100 << 10
+        self.context = 1
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("cu"):
@@ -47,6 +49,8 @@ class Recorder:
                 return self.failing[name], None
             if name == "cuGetErrorString":
                 return 0, b"words of the driver"
+            if name == "cuCtxGetCurrent":
+                return 0, self.context
             if name == "cuLaunchKernel":
                 place = gpu.ctypes.cast(arguments[9], gpu.ctypes.POINTER(gpu.ctypes.c_void_p))[0]
                 self.given.append(gpu.ctypes.string_at(place, 5 * 8))
@@ -74,6 +78,25 @@ def test_what_the_driver_is_told() -> None:
     assert told[:9] == ("cuKernelGetFunction", 12, 1, 1, 128, 1, 1, 0, 77) and told[10] == 0
     assert struct.unpack("P4q", driver.given[0]) == (4096, 5, 300, 0, 5)
     assert not driver.named("cuFuncSetAttribute")
+
+
+def test_a_thread_without_a_context_is_given_one() -> None:
+    """That of the GPU, once."""
+    driver = Recorder()
+    entry = launcher(driver)
+    assert not driver.named("cuCtxSetCurrent")
+    driver.context = 0
+
+    def twice() -> None:
+        for _ in range(2):
+            entry(struct.pack("P", 4096), struct.pack("2q", 5, 300), 9)
+
+    thread = threading.Thread(target=twice)
+    thread.start()
+    thread.join()
+    assert driver.named("cuDeviceGet") == [(3,)] and driver.named("cuDevicePrimaryCtxRetain") == [("cuDeviceGet",)]
+    assert driver.named("cuCtxSetCurrent") == [("cuDevicePrimaryCtxRetain",)]
+    assert len(driver.named("cuLaunchKernel")) == 2
 
 
 def test_nothing_to_do_is_not_launched() -> None:

@@ -12,8 +12,8 @@ import torch
 
 import ssmc
 from ssmc.dsl import library_names, load_module, module_from_text, signature
-from ssmc.ir import COMPLEX, REAL, Const, Op, Size, Where
-from ssmc.runtime.codec import expr_from_json, expr_to_json, signature_from_json, signature_to_json
+from ssmc.ir import INT, REAL, Const, Op, Size, Where, expr_from_json, expr_to_json
+from ssmc.runtime.codec import signature_from_json, signature_to_json
 from ssmc.runtime.texts import texts_of, texts_of_path
 from tests.runtime.layers import MIXED
 
@@ -86,7 +86,7 @@ def test_signatures_survive() -> None:
 
 
 def test_extents_survive() -> None:
-    expr = Where(Op("lt", (Size("d"), Const(3, REAL))), Op("add", (Size("d"), Size("k"))), Const(2j, COMPLEX))
+    expr = Where(Op("lt", (Size("d"), Const(3, REAL))), Op("add", (Size("d"), Size("k"))), Const(2, INT))
     assert expr_from_json(expr_to_json(expr)) == expr
 
 

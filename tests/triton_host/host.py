@@ -11,7 +11,6 @@ import ctypes
 import importlib.util
 import struct
 import tempfile
-import types
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ import pytest
 from ssmc.backends import Parameter
 from ssmc.backends.triton_kernel import POINTERS
 from ssmc.compiler import Stages
-from tests.triton_host import language
+from tests.triton_host.plain import Memory, plain, quickly_launched
 
 
 def load(text: str, plainly: bool = True) -> Any:
@@ -48,20 +47,6 @@ def _loaded(text: str, plainly: bool) -> Any:
             plain.fn = plain  # where reductions look for what combines
             setattr(module, name, plain)
     return module
-
-
-class Memory:
-    """A piece of this process's memory, as a kernel is given it: where it begins and how many elements it has."""
-
-    def __init__(self, address: int, type: str, count: int) -> None:
-        self.address, self.type, self.count = address, type, count
-
-    def array(self) -> np.ndarray:
-        """All of it."""
-        dtype = np.dtype(language.TYPES[self.type])
-        if not self.count:
-            return np.empty(0, dtype)
-        return np.frombuffer((ctypes.c_char * (self.count * dtype.itemsize)).from_address(self.address), dtype)
 
 
 def entry(stages: Stages, quickly: bool = False) -> Callable[[object, object, int], int]:
@@ -112,31 +97,6 @@ class _Given:
             case "extent":
                 return self.extents[p.of[0]]
         return first
-
-
-def plain(text: str) -> Any:
-    """The module of a text, with ``language`` for Triton."""
-
-    def jit(*functions: Any, **options: Any) -> Any:
-        return functions[0] if functions else lambda function: function
-
-    assert text.count("import triton\nimport triton.language as tl\n") == 1
-    module = types.ModuleType("kernels")
-    vars(module).update(triton=types.SimpleNamespace(jit=jit), tl=language)
-    exec(compile(text.replace("import triton\nimport triton.language as tl\n", ""), "kernels", "exec"), vars(module))
-    return module
-
-
-def quickly_launched(kernel: Any, programs: int, given: list[Any]) -> None:
-    """Run all programs of one kernel by ``language``."""
-    arguments = [
-        language.Pointer(item.array(), language.tile(0), item.type) if isinstance(item, Memory) else language.tile(item)
-        for item in given
-    ]
-    with np.errstate(all="ignore"):
-        for program in range(programs):
-            language.number = program
-            kernel(*arguments)
 
 
 def launched(kernel: Any, programs: int, given: list[Any]) -> None:
