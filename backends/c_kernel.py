@@ -374,7 +374,7 @@ class KernelEmitter:
         if self._splits_time():
             work.append("64")
         elif self.kernel.time:
-            work.append(self.x.size(self.kernel.time))
+            work.append(str(self.kernel.steps) if self.kernel.part else self.x.size(self.kernel.time))
         self.out.line(f"if ({' * '.join(work)} < {_SMALL_WORK}) threads = 1;")
         collapse = f" collapse({len(points)})" if len(points) > 1 else ""
         pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"
@@ -409,6 +409,8 @@ class KernelEmitter:
             size = self.x.size(str(self.kernel.time))
             self.out.line(f"const int64_t start = time_block * {_TIME_BLOCK};")
             self.out.line(f"const int64_t stop = start + {_TIME_BLOCK} < {size} ? start + {_TIME_BLOCK} : {size};")
+        elif self.kernel.part:
+            self.groups.part_of_time()
         elif self.kernel.time:
             self.out.line(f"const int64_t start = 0, stop = {self.x.size(self.kernel.time)};")
 

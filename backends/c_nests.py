@@ -42,6 +42,17 @@ class Nests:
         self.out.line(f"const int64_t {time} = {index};")
         self.out.line(f"(void){time};")
 
+    def part_of_time(self) -> None:
+        """Name the first step of a part of time and the one after its last: as indices along time where a kernel walks
+        by chunks, else as numbers of steps."""
+        k = self.kernel
+        size, number = self.x.size(str(k.time)), self.names.get("i", str(k.part))
+        from_start = f"{number} * {k.steps}"
+        to_end = f"({from_start} + {k.steps} < {size} ? {from_start} + {k.steps} : {size})"
+        if k.reverse and not k.chunk:
+            from_start, to_end = f"{size} - {to_end}", f"{size} - {from_start}"
+        self.out.line(f"const int64_t start = {from_start}, stop = {to_end};")
+
     # ------------------------------------------------------------ groups
 
     def group(self, group: Group, section: str) -> None:

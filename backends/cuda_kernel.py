@@ -108,6 +108,9 @@ class KernelEmitter:
 
     def _span_of_time(self) -> None:
         size = self.x.size(str(self.kernel.time))
+        if self.kernel.part:
+            self.groups.part_of_time()
+            return
         if not self.block.steps:
             self.out.line(f"const int64_t start = 0, stop = {size};")
             return

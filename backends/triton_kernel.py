@@ -160,8 +160,15 @@ class KernelEmitter:
             out.line(f"{self.names.get('m', axis)} = {name} < {x.size(axis)}")
 
     def _span_of_time(self) -> None:
-        size, steps = self.x.size(str(self.kernel.time)), self.tiles.steps
-        if steps:
+        k = self.kernel
+        size, steps = self.x.size(str(k.time)), self.tiles.steps
+        if k.part:
+            number = self.x.use("i", k.part)
+            first, last = f"{number} * {k.steps}", f"tl.minimum(({number} + 1) * {k.steps}, {size})"
+            backwards = k.reverse and not k.chunk
+            self.out.line(f"start = {f'{size} - {last}' if backwards else first}")
+            self.out.line(f"stop = {f'{size} - {first}' if backwards else last}")
+        elif steps:
             self.out.line(f"start = stretch * {steps}")
             self.out.line(f"stop = tl.minimum(start + {steps}, {size})")
 
@@ -194,7 +201,7 @@ class KernelEmitter:
         if not k.time:
             self.nests.groups("step")
             return
-        first, last = ("start", "stop") if self.tiles.steps else ("0", self.x.size(k.time))
+        first, last = ("start", "stop") if self.tiles.steps or k.part else ("0", self.x.size(k.time))
         if k.chunk:
             self._chunks(first, last)
             return

@@ -33,6 +33,7 @@ from ssmc.passes import (
     Plan,
     PlanOptions,
     Unbounded,
+    chunks,
     inline,
     lift,
     lower,
@@ -134,6 +135,8 @@ def stages(
     program = prepared(program, sizes or {}, narrow, backend.together)
     options = options or PlanOptions()
     options.check(backend.name)
+    if options.time == "chunks":
+        program = chunks(program, options.chunk)
     known = dict(sizes or {})
     least = backend.lanes(held.values())
     if 0 < options.lanes < least:

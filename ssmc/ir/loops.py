@@ -219,7 +219,8 @@ def padded(extent: int) -> int:
 @dataclass(frozen=True)
 class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
-    runs in order (``recurrent``), backwards (``reverse``), or in independent blocks."""
+    runs in order (``recurrent``), backwards (``reverse``), or in independent blocks. An axis ``part`` of the grid, if
+    there is one, says which ``steps`` of time a point runs through."""
 
     name: str
     grid: tuple[str, ...]
@@ -240,6 +241,8 @@ class Kernel:
     rebuild: tuple[Group, ...] = ()
     sums: tuple[str, ...] = ()
     chunk: int = 0
+    part: str | None = None
+    steps: int = 0
     block: Block | None = None
     tiles: Tiles | None = None
 

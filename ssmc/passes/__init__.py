@@ -1,6 +1,7 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
 from .blocks import spread
+from .chunks import chunks
 from .flatten import flatten
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline

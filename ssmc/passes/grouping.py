@@ -17,9 +17,10 @@ from dataclasses import replace
 
 from ssmc.ir import Equation, Reduce, walk
 
+from .parts import PART, steps_of_parts
 from .reading import Reading, reads
 from .recompute import saved_depth
-from .units import Unit, is_snapshot, parallel
+from .units import Unit, is_snapshot, parallel, stays_in_part
 
 
 def grouped(reading: Reading, units: list[Unit]) -> list[Unit]:
@@ -61,7 +62,7 @@ def _final_home(reading: Reading, unit: Unit, home: dict[str, int], groups: list
             if not axes or any(a in reading.axes_of(equation) for a in axes):
                 return None
             if not is_snapshot(reading, equation, group) and any(
-                reading.is_final(read, a, group.reverse) is None for a in axes
+                reading.final(read, a, group.reverse, group.parts) is None for a in axes
             ):
                 return None
             places.add(home[read.tensor])
@@ -82,7 +83,7 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
     whole = group.names & (reading.sums.keys() | reading.tables.keys())
     if any(r.tensor in whole for e in unit.equations for r in reading.all_reads(e)):
         return None  # such a sum is complete only when its kernel is done
-    if _needs_later(reading, group, unit):
+    if _needs_later(reading, group, unit) or not _keeps_to_parts(reading, group, unit, merged):
         return None
     if _fills_outside_time(reading, merged):
         return None
@@ -100,14 +101,33 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
 def _needs_later(reading: Reading, group: Unit, unit: Unit) -> bool:
     """Whether a step of the unit reads what the group knows only after its last step."""
     sequence, late = set(reading.program.sequence_axes), set[str]()
+    within = sequence - {f"{group.time}{PART}"} if group.parts else sequence
     for equation in group.equations:
-        if sequence & set(reading.axes_of(equation)) or equation.name in reading.snapshots:
+        if within & set(reading.axes_of(equation)) or equation.name in reading.snapshots:
             continue
         made = [r.tensor for r in reading.reads_made(equation) if r.tensor in group.names]
-        if any(name in late or sequence & set(reading.tensors[name].axes) for name in made):
+        if any(name in late or within & set(reading.tensors[name].axes) for name in made):
             late.add(equation.name)
     steps = [e for e in unit.equations if sequence & set(reading.axes_of(e))]
     return any(r.tensor in late for e in steps for r in reading.all_reads(e))
+
+
+def _keeps_to_parts(reading: Reading, group: Unit, unit: Unit, merged: Unit) -> bool:
+    """Whether both run in parts of time if one does, and no part needs another. Nothing joins what is there only for
+    what parts leave unless it is, too, or reads of it: it would be kept in memory until it is wanted."""
+    if group.recurrent and unit.recurrent and group.parts != unit.parts:
+        return False
+    follows = any(read.tensor in group.names for e in unit.equations for read in reading.all_reads(e))
+    summary = reading.summaries | reading.ends.keys()
+    if group.names <= summary and not unit.names <= summary and not follows:
+        return False
+    if not merged.parts:
+        return True
+    time = str(merged.time)
+    steps, own = steps_of_parts(reading.program, time), merged.names - set(merged.rebuilt)
+    if any(reading.tables[name].time for name in merged.names & reading.tables.keys()):
+        return False
+    return all(time not in reading.axes_of(e) or stays_in_part(reading, e, own, time, steps) for e in merged.equations)
 
 
 def _fills_outside_time(reading: Reading, unit: Unit) -> bool:
@@ -123,6 +143,7 @@ def _turned(group: Unit, unit: Unit) -> Unit | None:
     merged = Unit(
         [*group.equations, *unit.equations], source.time, source.reverse, group.recurrent or unit.recurrent,
         [*group.rebuilt, *unit.rebuilt], [*group.recurring, *unit.recurring], group.rebuildable and unit.rebuildable,
+        source.parts,
     )  # fmt: skip
     if not (group.recurrent and unit.recurrent) or (group.time, group.reverse) == (unit.time, unit.reverse):
         return merged
@@ -176,7 +197,7 @@ def _lags_fit(reading: Reading, merged: Unit) -> bool:
             if read.tensor not in merged.names or reading.is_cheap(read.tensor):
                 continue
             if axis not in reading.axes_of(equation):
-                if is_snapshot(reading, equation, merged) or reading.is_final(read, axis, merged.reverse):
+                if is_snapshot(reading, equation, merged) or reading.final(read, axis, merged.reverse, merged.parts):
                     continue
                 return False
             lag = reading.lag(read, axis)

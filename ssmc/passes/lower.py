@@ -140,7 +140,7 @@ class _KernelLowering:
         return Kernel(
             k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done["before"], done["step"], done["after"],
             rings, self.variables, arrays, self._touched([*done.values()]), self._lanes(lanes, rings),
-            enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk,
+            enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk, part=k.part, steps=k.steps,
         )  # fmt: skip
 
     def _lanes(self, lanes: int, rings: tuple[Ring, ...]) -> int:

@@ -76,6 +76,13 @@ class PlanOptions:
         0, "steps of a thread or program, where steps do not depend on each other", "cuda triton", 1, 4096
     )  # fmt: skip
 
+    time: str = _knob(
+        "auto", "how recurrences run through time", "c cuda triton", words=("auto", "in_order", "chunks")
+    )  # fmt: skip
+    chunk: int = _knob(
+        0, "steps of a chunk of time, where chunks run at once", "c cuda triton", 32, 1 << 20, multiple=32
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         for name, knob in KNOBS.items():
             value = getattr(self, name)

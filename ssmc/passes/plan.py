@@ -11,12 +11,13 @@ Extents of inner axes are compiled in; those of parallel axes and time never are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from ssmc.ir import Index, Program, Reduce, walk
+from ssmc.ir import Expr, Index, Program, Reduce, walk
 
 from .grouping import grouped
 from .options import PlanOptions
+from .parts import PART, beginning_of_part, steps_of_parts
 from .ranges import Ranges
 from .reading import Reading, reads
 from .recompute import CHUNK
@@ -30,7 +31,9 @@ class KernelPlan:
 
     ``rebuilt`` are recurrences that run upwards through each chunk of time before the kernel runs
     backwards through it (see ``recompute``), ``snapshots`` what is written at the start of each chunk,
-    ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``)."""
+    ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``). Where the kernel
+    runs through parts of time at once, ``part`` is their axis, ``steps`` how long each is, and ``starts`` what each
+    carried value is before the first step of a part."""
 
     name: str
     equations: tuple[str, ...]
@@ -47,6 +50,9 @@ class KernelPlan:
     snapshots: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    part: str | None = None
+    steps: int = 0
+    starts: Mapping[str, Expr] = field(default_factory=dict)
 
     @property
     def chunk(self) -> int:
@@ -56,10 +62,11 @@ class KernelPlan:
     def describe(self) -> str:
         """A few lines for people."""
         order = "backwards" if self.reverse else "in order" if self.recurrent else "in blocks"
+        parts = f" through each part of {self.steps} steps ({self.part})" if self.part else ""
         rows = [
             ("computes", ", ".join(self.equations)),
             ("grid", " × ".join((*self.parallel, f"{self.lane} (lanes)") if self.lane else self.parallel) or "–"),
-            ("time", f"{self.time}, {order}" if self.time else "–"),
+            ("time", f"{self.time}, {order}{parts}" if self.time else "–"),
             ("inner loops", ", ".join(self.inner) or "–"),
             ("carries", ", ".join(f"{n} × {k}" for n, k in self.carried.items()) or "–"),
             ("stores", ", ".join(self.stored)),
@@ -158,12 +165,32 @@ def _kernel(reading: Reading, number: int, group: Unit, crossing: set[str]) -> K
         if a not in grid and a != time and (e.name in tables or a in reading.axes_of(e) or a in reading.folded(e))
     )  # fmt: skip
     ordered = group.recurrent or any(table.time for table in tables.values())
-    lane = reading.sums[sums[0]][0] if sums else _lane(reading, main, grid, stored, time)
+    part, steps, starts = _parts(reading, group)
+    lane = reading.sums[sums[0]][0] if sums else _lane(reading, group if part else main, grid, stored, time)
+    if part is not None:
+        grid, inner = (*grid, part), {a: None for a in inner if a != part}
     return KernelPlan(
         f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
         group.reverse, ordered, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots, sums,
-        tuple(tables),
+        tuple(tables), part, steps, starts,
     )  # fmt: skip
+
+
+def _parts(reading: Reading, group: Unit) -> tuple[str | None, int, dict[str, Expr]]:
+    """The axis of the parts of time that run at once, how long each is, and what carried values each begins with."""
+    if not group.parts:
+        return None, 0, {}
+    time = str(group.time)
+    steps, starts = steps_of_parts(reading.program, time), dict[str, Expr]()
+    for equation in group.equations:
+        for node in walk(equation.expr):
+            begun = beginning_of_part(node, time, steps)
+            if begun is None or begun[0].tensor not in group.names - set(group.rebuilt):
+                continue
+            pairs = zip(reading.tensors[begun[0].tensor].axes, begun[0].indices, strict=True)
+            if all(index == Index(axis) for axis, index in pairs if axis != time):
+                starts.setdefault(begun[0].tensor, begun[1])
+    return f"{time}{PART}", steps, starts
 
 
 def _carried(reading: Reading, group: Unit) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -182,7 +209,7 @@ def _carried(reading: Reading, group: Unit) -> tuple[dict[str, int], tuple[str, 
                     if read.tensor not in group.rebuilt:
                         group.time, group.reverse = axis, lag[0] < 0
                     carried[read.tensor] = max(carried.get(read.tensor, 0), -lag[0], lag[1])
-            elif (depth := reading.is_final(read, axis, group.reverse)) is not None:
+            elif (depth := reading.final(read, axis, group.reverse, group.parts)) is not None:
                 group.time = axis
                 carried[read.tensor] = max(carried.get(read.tensor, 0), depth)
                 finals.append(equation.name)

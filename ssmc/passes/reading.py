@@ -25,6 +25,7 @@ from ssmc.ir import (
 )
 
 from .partial import group_sum
+from .parts import end_of_part, folded_states, last_step, steps_of_parts
 from .ranges import Ranges
 from .recompute import snapshot_of
 from .tables import table_of
@@ -44,7 +45,8 @@ def folded_axes(expr: Expr) -> set[str]:
 
 class Reading:
     """One Program: how its equations depend on each other and on themselves, what they fold, and which of them
-    are ``sums`` over groups of lanes (see ``partial``), ``tables`` or ``snapshots`` (see ``recompute``)."""
+    are ``sums`` over groups of lanes (see ``partial``), ``tables``, ``snapshots`` (see ``recompute``) or the
+    ``ends`` of parts of time, of which ``summaries`` are there for nothing else (see ``parts``)."""
 
     def __init__(self, program: Program, extents: Ranges) -> None:
         import networkx
@@ -56,6 +58,7 @@ class Reading:
         self.sums = {e.name: found for e in program.equations if (found := group_sum(e)) is not None}
         self.tables = {e.name: table for e in program.equations if (table := table_of(program, e)) is not None}
         self.snapshots = {e.name: shot for e in program.equations if (shot := snapshot_of(program, e)) is not None}
+        self.ends = {e.name: axis for e in program.equations if (axis := end_of_part(program, e)) is not None}
         self.extensions: dict[str, list[Expr]] = {}
         for item in program.extensions:
             self.extensions.setdefault(item.tensor, []).append(item.expr)
@@ -66,7 +69,21 @@ class Reading:
         for equation in program.equations:
             made = (read.tensor for read in self.all_reads(equation) if read.tensor in self.produced)
             self.graph.add_edges_from((tensor, equation.name) for tensor in made)
+        self.summaries = self._only_for_ends()
         self.components = [frozenset(c) for c in networkx.strongly_connected_components(self.graph)]
+        self.states = folded_states(program, {n for n in self.produced if self.depends_on_itself(n)})
+
+    def _only_for_ends(self) -> set[str]:
+        """Equations that nothing reads but what parts of time leave, through others of the kind."""
+        import networkx
+
+        others = {n for n in self.produced if n in self.program.outputs or (n not in self.ends and not self.graph[n])}
+        ends = self.graph.subgraph(n for n in self.graph if n not in self.ends)
+        needed = others.union(*(networkx.ancestors(ends, n) for n in others))
+        for end in self.ends:  # what is read of a carry
+            needed |= {n for n in self.graph[end] if n in ends}
+        needed = needed.union(*(networkx.ancestors(ends, n) for n in needed))
+        return self.produced.keys() - needed - self.ends.keys() if self.ends else set()
 
     def _closure(self, names: set[str]) -> set[str]:
         """These tensors and those that they follow from."""
@@ -120,6 +137,14 @@ class Reading:
         position = self.tensors[read.tensor].axes.index(axis)
         return self.extents.offset(Index(axis), read.indices[position])
 
+    def final(self, read: Read, axis: str, reverse: bool, parts: bool) -> int | None:
+        """How many steps before the end of the way, or of each part of it, a read looks; None if it does not."""
+        steps = steps_of_parts(self.program, axis)
+        if parts and steps:
+            index = read.indices[self.tensors[read.tensor].axes.index(axis)]
+            return 1 if index == last_step(axis, steps, reverse) else None
+        return self.is_final(read, axis, reverse)
+
     def is_final(self, read: Read, axis: str, reverse: bool) -> int | None:
         """How many steps before the end of the way a read looks: at ``#axis - k`` or, backwards, at ``k - 1``."""
         position = self.tensors[read.tensor].axes.index(axis)
@@ -172,4 +197,6 @@ class Reading:
             return (table.time, *own) if table.time else own
         if equation.name in self.snapshots:
             return tuple(a for a in equation.axes if a != self.snapshots[equation.name][1])
+        if equation.name in self.ends:
+            return tuple(a for a in equation.axes if a != self.ends[equation.name])
         return equation.axes

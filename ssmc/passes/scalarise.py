@@ -37,6 +37,7 @@ from ssmc.ir import (
 )
 from ssmc.ir.scalar import Graph, Node, Value, part_names, parts
 
+from .parts import beginning_of_part, last_step
 from .plan import KernelPlan
 from .ranges import Ranges, as_int
 from .recompute import entry_of
@@ -103,6 +104,8 @@ class Scalariser:
                 return self._read(expr)
             case Where() if (entry := entry_of(expr)) is not None and entry[0].tensor in self.rebuilt:
                 return self.build(entry[0])
+            case Where() if (begun := self._begun(expr)) is not None:
+                return self.build(begun)
             case Where(condition=c, then=a, otherwise=b):
                 dtype = type_of(expr, self.tensors)
                 return self._select(self.real(c, BOOL), self.cast(a, dtype), self.cast(b, dtype))
@@ -111,6 +114,11 @@ class Scalariser:
             case Reduce():
                 return self._reduce(expr)
         raise InternalError(f"no scalar form: {expr!r}")
+
+    def _begun(self, expr: Where) -> Read | None:
+        """The carried value of a step before that a part of time begins with, see ``parts``."""
+        begun = beginning_of_part(expr, str(self.kernel.time), self.kernel.steps) if self.kernel.part else None
+        return begun[0] if begun is not None and begun[0].tensor in self.kernel.starts else None
 
     def real(self, expr: Expr, type: DType = REAL) -> Node:
         """A value that is not complex, as ``type``."""
@@ -164,6 +172,8 @@ class Scalariser:
         time = self.kernel.time
         assert time is not None
         reverse = self.kernel.reverse and read.tensor not in self.rebuilt
+        if self.kernel.part and index == last_step(time, self.kernel.steps, reverse):
+            return self._element(read, "final", (self.graph.const(1, INT),))
         distance = (
             (index.value.real + 1,) if reverse and isinstance(index, Const) else self.ranges.from_end(time, index)
         )

@@ -123,7 +123,7 @@ class _Tiling:
     def _lane(self) -> str | None:
         """The axis along which a program takes several neighbours: adds to memory must not meet along it."""
         k = self.kernel
-        found = k.lane or (k.grid[-1] if k.grid else None)
+        found = k.lane or next((axis for axis in reversed(k.grid) if axis != k.part), None)
         for statement in self._statements():
             if isinstance(statement, Add) and found not in _plain(statement.indices):
                 return self._without_lanes()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ssmc.errors import Unsupported
 from ssmc.ir import COMPLEX, Apply, Equation, Expr, Index, Op, Reduce, Transform, free_axes, type_of, walk
 
+from .parts import entry_of_part, steps_of_parts
 from .reading import Reading, reads
 from .recompute import entry_of
 
@@ -23,7 +24,7 @@ from .recompute import entry_of
 class Unit:
     """Equations that run together, recurrences among them (``recurring``) along ``time``. Those in ``rebuilt`` run
     upwards through each chunk of time before the others run backwards through it; ``rebuildable`` says that the
-    recurrences may."""
+    recurrences may. In ``parts`` of time recurrences do not depend on other parts (see ``parts``)."""
 
     equations: list[Equation]
     time: str | None = None
@@ -32,6 +33,7 @@ class Unit:
     rebuilt: list[str] = field(default_factory=list)
     recurring: list[str] = field(default_factory=list)
     rebuildable: bool = True
+    parts: bool = False
 
     @property
     def names(self) -> set[str]:
@@ -60,6 +62,8 @@ def units(reading: Reading) -> list[Unit]:
 def parallel(reading: Reading, unit: Unit) -> tuple[str, ...]:
     """Axes along which points are independent, in order of first appearance."""
     bad: set[str] = {unit.time} if unit.recurrent and unit.time else set()
+    if unit.parts and unit.names & reading.summaries:
+        bad |= reading.states  # as where the states are folded: what they share is computed once
     for equation in unit.equations:
         bad |= reading.folded(equation)
         if equation.name in reading.tables:
@@ -87,6 +91,7 @@ def _unit(reading: Reading, equations: list[Equation]) -> Unit:
         _orient(reading, unit)
         unit.recurring = [e.name for e in equations]
         unit.rebuildable = not unit.reverse and _has_entries(reading, unit)
+        unit.parts = _in_parts(reading, unit)
     return unit
 
 
@@ -119,6 +124,24 @@ def _has_entries(reading: Reading, unit: Unit) -> bool:
         for read in reads(equation.expr):
             if read.tensor in unit.names and reading.lag(read, str(unit.time)) != (0, 0) and read not in entered:
                 return False
+    return True
+
+
+def _in_parts(reading: Reading, unit: Unit) -> bool:
+    """Whether the Program has parts of time, and no look back leaves one."""
+    time = str(unit.time)
+    steps = steps_of_parts(reading.program, time)
+    return steps > 0 and all(stays_in_part(reading, e, unit.names, time, steps) for e in unit.equations)
+
+
+def stays_in_part(reading: Reading, equation: Equation, names: set[str], time: str, steps: int) -> bool:
+    """Whether an equation reads none of these tensors at a step of another part."""
+    entered = [entry[0] for node in walk(equation.expr) if (entry := entry_of_part(node, time, steps)) is not None]
+    for read in reads(equation.expr):
+        if read.tensor not in names or reading.is_cheap(read.tensor) or read in entered:
+            continue
+        if time in reading.tensors[read.tensor].axes and reading.lag(read, time) != (0, 0):
+            return False
     return True
 
 

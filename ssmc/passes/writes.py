@@ -75,7 +75,7 @@ class _Writes:
         indices = tuple(number if a == chunk else g.index(a) for a in equation.axes)
         own = tuple(a for a in equation.axes if a != chunk)
         return [
-            self._root("enter", node, own, Store(equation.name, part, indices, node, self._once(own)))
+            self._root("enter", node, own, Store(equation.name, part, indices, node, self._once((*own, time))))
             for part, node in zip(part_names(equation.dtype), values, strict=True)
         ]
 
@@ -101,9 +101,10 @@ class _Writes:
         return found
 
     def _once(self, axes: tuple[str, ...]) -> tuple[str, ...]:
-        """Axes of the grid along which a tensor does not vary."""
+        """Axes of the grid along which a tensor does not vary: of parts of time what varies along time does."""
         grid = [*self.kernel.parallel, *([self.kernel.lane] if self.kernel.lane else [])]
-        return tuple(a for a in grid if a not in axes)
+        over = {*axes, self.kernel.part} if self.kernel.time in axes else axes
+        return tuple(a for a in grid if a not in over)
 
     def _name(self, equation: Equation, value: Value) -> None:
         for node, part in zip(parts(value), part_names(equation.dtype), strict=True):
@@ -136,6 +137,8 @@ class _Writes:
             found.append(self._root(section, node, equation.axes, write))
         if equation.name in self.kernel.rebuilt:
             return found + self._entries(equation, inner)
+        if self.kernel.part:
+            return found + self._begun(equation, inner)
         side = "after" if self.kernel.reverse else "before"
         extension = self.program.extension(equation.name, str(self.kernel.time), side)
         if extension is None:
@@ -146,6 +149,14 @@ class _Writes:
                 write = RingSet(equation.name, part, lag, inner, node)
                 found.append(self._root("before", node, equation.axes, write))
         return found
+
+    def _begun(self, equation: Equation, inner: tuple[Node, ...]) -> list[Item]:
+        """What a part of time begins with."""
+        value = self.make.cast(self.kernel.starts[equation.name], equation.dtype)
+        return [
+            self._root("before", node, equation.axes, RingSet(equation.name, part, 1, inner, node))
+            for node, part in zip(parts(value), part_names(equation.dtype), strict=True)
+        ]
 
     def _entries(self, equation: Equation, inner: tuple[Node, ...]) -> list[Item]:
         """What a rebuilt value was before a chunk, from what the forward pass saved."""

@@ -1,0 +1,402 @@
+"""Program → Program: cut time into parts of K steps that can run at once, the state passed between them.
+
+    h = a * h[t-1] + x,  h[t<0] = h0
+
+  =  summaries, from zero and from one:
+        h.own   = a * where(t % K >= 1, h.own[t-1], 0) + x       h.end[t.part]     = h.own at the part's last step
+        h.decay = a * where(t % K >= 1, h.decay[t-1], 1)         h.product[t.part] = h.decay there
+     the carry, a short recurrence over parts:
+        h.exit  = h.product * h.exit[t.part-1] + h.end,          h.exit[t.part<0]  = h0
+     and the rerun:
+        h       = a * where(t % K >= 1, h[t-1], h.exit[t.part = t // K - 1]) + x
+
+Backwards in time the same the other way round. What reads only the last ``h`` reads the last ``h.exit``. Elementwise
+equations that ``a`` and ``x`` follow from are there twice, once for the summaries: computing them again costs less
+than keeping them.
+
+Precondition: every recurrence is affine in its past and each element depends on its own past alone, one step back.
+Those that are rebuilt from what is kept for chunks of time (``recompute``) have entries already and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ssmc.analysis import AffineForm, Term, affine_form
+from ssmc.errors import Unsupported, UserError
+from ssmc.ir import (
+    INT,
+    Apply,
+    Const,
+    Equation,
+    Expr,
+    Extension,
+    Index,
+    Linear,
+    Loop,
+    Op,
+    Program,
+    Read,
+    Reduce,
+    Size,
+    Transform,
+    dependence,
+    free_axes,
+    known_extents,
+    linear_form,
+    lower_bound,
+    rewrite,
+    substitute,
+    upper_bound,
+    walk,
+)
+
+from .names import Names
+from .parts import PART, entered, entry_of_part, folded_states, last_step, part_axis
+from .recompute import CHUNK
+from .tidy import reads_of, tidied
+
+STEPS = 256  # of a part, where nobody says how many
+
+
+def chunks(program: Program, steps: int = 0) -> Program:
+    """The Program with every recurrence in parts of ``steps``; unchanged where there are none.
+
+    Raises:
+        Unsupported: a recurrence is not of that form; the message names it.
+        UserError: ``steps`` is not a multiple of the steps for which backward passes keep states.
+    """
+    steps = steps or STEPS
+    if steps % CHUNK or steps < 0:
+        raise UserError(f"chunks of {steps} steps", expected=f"a multiple of {CHUNK}")
+    loops = [loop for loop in dependence(program).recurrences if not _has_entries(program, loop, steps)]
+    if not loops:
+        return program
+    return _Chunks(program, steps, [_chain(program, loop) for loop in loops]).run()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One recurrence: its equations in order, of which ``carried`` alone is read at a lag, and how that follows from
+    its past, the others put in."""
+
+    loop: Loop
+    members: tuple[Equation, ...]
+    carried: Equation
+    form: AffineForm
+
+    def is_past(self, index: Expr) -> bool:
+        """Whether an index along time is that of the step before."""
+        return linear_form(index) == linear_form(self.past)
+
+    @property
+    def time(self) -> str:
+        return self.loop.axis
+
+    @property
+    def reverse(self) -> bool:
+        return self.loop.direction < 0
+
+    @property
+    def past(self) -> Expr:
+        """The index of the step before."""
+        return Op("add" if self.reverse else "sub", (Index(self.time), _int(1)))
+
+    @property
+    def factor(self) -> Expr | None:
+        """What the past is multiplied by; None is one."""
+        factors = [_int(1) if term.factor is None else term.factor for term in self.form.terms]
+        total = factors[0]
+        for factor in factors[1:]:
+            total = Op("add", (total, factor))
+        return None if total == _int(1) else total
+
+
+def _has_entries(program: Program, loop: Loop, steps: int) -> bool:
+    """Whether no part of a recurrence depends on another already."""
+    names = set(loop.equations())
+    for name in names:
+        expr = program.equation(name).expr
+        within = [e[0] for node in walk(expr) if (e := entry_of_part(node, loop.axis, steps)) is not None]
+        for node in walk(expr):
+            if isinstance(node, Read) and node.tensor in names and node not in within:
+                axes = program.tensors()[node.tensor].axes
+                if node.indices[axes.index(loop.axis)] != Index(loop.axis):
+                    return False
+    return True
+
+
+def _chain(program: Program, loop: Loop) -> Chain:
+    """A recurrence as it can be cut.
+
+    Raises Unsupported where it cannot.
+    """
+    names = loop.equations()
+    members = tuple(program.equation(name) for name in names)
+
+    def no(why: str) -> Unsupported:
+        return Unsupported(
+            f"time cannot be cut into chunks: the recurrence of equation `{members[0].name}` {why}",
+            span=members[0].span,
+            expected="each element is a * h[t-1] + b, where a and b do not depend on h",
+            hint="run time in order",
+        )
+
+    if len(names) != len(loop.body):
+        raise no("runs along two axes")
+    lagged = {read.tensor for read in _lagged(program, members, loop)}
+    if len(lagged) != 1:
+        raise no(f"carries {len(lagged)} values that depend on each other")
+    carried = program.equation(lagged.pop())
+    form = affine_form(_put_in(program, loop, carried), names)
+    if form is None or not form.terms:
+        raise no("is not affine in the past of each element by itself")
+    chain = Chain(loop, members, carried, form)
+    if not all(_is_own(chain, term) for term in form.terms):
+        raise no("reads more than its own element one step back")
+    if chain.factor is not None and not free_axes(chain.factor) <= set(carried.axes):
+        raise no("is not elementwise")
+    return chain
+
+
+def _is_own(chain: Chain, term: Term) -> bool:
+    """Whether a term is a multiple of the same element one step back."""
+    pairs = zip(chain.carried.axes, term.read.indices, strict=True)
+    return not term.folds and all(chain.is_past(i) if a == chain.time else i == Index(a) for a, i in pairs)
+
+
+def _lagged(program: Program, members: tuple[Equation, ...], loop: Loop) -> Iterator[Read]:
+    """What members read of each other at other times."""
+    names = {member.name for member in members}
+    for member in members:
+        for node in walk(member.expr):
+            if isinstance(node, Read) and node.tensor in names:
+                axes = program.equation(node.tensor).axes
+                if node.indices[axes.index(loop.axis)] != Index(loop.axis):
+                    yield node
+
+
+def _put_in(program: Program, loop: Loop, carried: Equation) -> Expr:
+    """The right side of an equation with those of the other members in the places where they are read here and now."""
+    names = set(loop.equations())
+
+    def rule(node: Expr) -> Expr | None:
+        if not isinstance(node, Read) or node.tensor not in names:
+            return None
+        equation = program.equation(node.tensor)
+        moved = dict(zip(equation.axes, node.indices, strict=True))
+        if moved[loop.axis] != Index(loop.axis):
+            return None
+        return rewrite(substitute(equation.expr, moved), rule)
+
+    return rewrite(carried.expr, rule)
+
+
+@dataclass
+class _Chunks:
+    """The pass over one Program."""
+
+    program: Program
+    steps: int
+    chains: list[Chain]
+    summaries: list[Equation] = field(default_factory=list)
+    extensions: list[Extension] = field(default_factory=list)
+    copies: dict[str, str] = field(default_factory=dict)
+    exits: dict[str, tuple[str, Chain]] = field(default_factory=dict)
+    gathered: dict[str, list[Equation]] = field(default_factory=dict)
+    ordered: dict[str, Equation | None] = field(default_factory=dict)
+    copying: bool = True
+
+    def run(self) -> Program:
+        self.names = Names.of(self.program)
+        self.extents = known_extents(self.program)
+        self.made = {e.name: e for e in self.program.equations}
+        self.recurrent = {n for loop in dependence(self.program).recurrences for n in loop.equations()}
+        self.states = folded_states(self.program, self.recurrent)
+        for chain in self.chains:
+            self._summarise(chain)
+        self.ordered.update((e.name, None) for e in self.program.equations if e.name not in self.ordered)
+        equations = []
+        for name, summary in self.ordered.items():
+            equations += [summary] if summary else self._equations(self.made[name])
+        axes = {c.time: part_axis(c.time, self.steps) for c in self.chains}
+        return tidied(
+            replace(
+                self.program,
+                axes=(*self.program.axes, *axes.values()),
+                equations=tuple(equations),
+                extensions=(*self.program.extensions, *self.extensions),
+            )
+        )
+
+    # ------------------------------------------------------------ summaries and carry
+
+    def _summarise(self, chain: Chain) -> None:
+        """What each part makes of the state with which it begins, and the state with which it ends."""
+        c, time = chain.carried, chain.time
+        own = {m.name: self.names.new(f"{m.name}.own") for m in chain.members}
+        self.copying, self.summaries = self._is_rerun(chain), []
+        for member in chain.members:
+            expr = self._copied(self._from(member.expr, chain, own, Const(0, INT)))
+            self.summaries.append(replace(member, name=own[member.name], expr=expr))
+        end = self._at_end(chain, f"{c.name}.end", own[c.name], c.axes)
+        product = self._product(chain)
+        exit = self.names.new(f"{c.name}.exit")
+        axes = self._of_parts(c.axes, time)
+        other = Op("add" if chain.reverse else "sub", (Index(f"{time}{PART}"), _int(1)))
+        past: Expr = Read(exit, tuple(other if a == f"{time}{PART}" else Index(a) for a in axes))
+        past = past if product is None else Op("mul", (product, past))
+        self.summaries.append(Equation(exit, axes, c.dtype, Op("add", (past, end)), c.span))
+        side = "after" if chain.reverse else "before"
+        outside = self.program.extension(c.name, time, side)
+        if outside is not None:
+            at: Expr = Size(time) if chain.reverse else Const(-1, INT)
+            self.extensions.append(Extension(exit, f"{time}{PART}", side, substitute(outside.expr, {time: at})))
+        self.exits[c.name] = exit, chain
+        if self.copying:
+            self._first(self.summaries)
+        else:
+            self.gathered[c.name] = self.summaries
+
+    def _first(self, summaries: list[Equation]) -> None:
+        """Put summaries, and all that they follow from, before what is not yet in its place: that is then computed when
+        it is wanted, not kept from before."""
+        needed, waiting = set[str](), [name for e in summaries for name in reads_of(e.expr)]
+        while waiting:
+            name = waiting.pop()
+            if name in self.made and name not in needed:
+                needed.add(name)
+                waiting += reads_of(self.made[name].expr)
+        self.ordered.update((e.name, None) for e in self.program.equations if e.name in needed)
+        self.ordered.update((e.name, e) for e in summaries)
+
+    def _is_rerun(self, chain: Chain) -> bool:
+        """Whether something reads more of a recurrence than its last step."""
+        names = {member.name for member in chain.members}
+        if names & set(self.program.outputs):
+            return True
+        place = chain.carried.axes.index(chain.time)
+        others = [node for e in self.program.equations if e.name not in names for node in walk(e.expr)]
+        found = [node for node in others if isinstance(node, Read) and node.tensor in names]
+        return any(node.tensor != chain.carried.name or not self._is_last(node.indices[place], chain) for node in found)
+
+    def _product(self, chain: Chain) -> Read | None:
+        """What a part multiplies the state by; None is one."""
+        c, time, factor = chain.carried, chain.time, chain.factor
+        if factor is None:
+            return None
+        name, free = self.names.new(f"{c.name}.decay"), free_axes(factor) | {time}
+        axes = tuple(a for a in c.axes if a in free)
+        past = Read(name, tuple(chain.past if a == time else Index(a) for a in axes))
+        expr = Op("mul", (self._copied(factor), entered(past, _int(1), time, self.steps, chain.reverse)))
+        self.summaries.append(Equation(name, axes, c.dtype, expr, c.span))
+        if chain.reverse:  # the last part may have fewer steps, and begins beyond the end
+            self.extensions.append(Extension(name, time, "after", _int(1)))
+        return self._at_end(chain, f"{c.name}.product", name, axes)
+
+    def _at_end(self, chain: Chain, base: str, of: str, axes: tuple[str, ...]) -> Read:
+        """An equation for what the last step of each part leaves, and the read of it."""
+        time, name, own = chain.time, self.names.new(base), self._of_parts(axes, chain.time)
+        last = last_step(time, self.steps, chain.reverse)
+        value = Read(of, tuple(last if a == time else Index(a) for a in axes))
+        self.summaries.append(Equation(name, own, chain.carried.dtype, value, chain.carried.span))
+        return Read(name, tuple(map(Index, own)))
+
+    def _of_parts(self, axes: tuple[str, ...], time: str) -> tuple[str, ...]:
+        """Neighbours lie side by side along the last axis that is not one of states, which readers fold."""
+        own = [f"{time}{PART}" if axis == time else axis for axis in axes]
+        lanes = [axis for axis in axes if axis != time and axis not in self.states]
+        return (*(axis for axis in own if axis != lanes[-1]), lanes[-1]) if lanes else tuple(own)
+
+    def _from(self, expr: Expr, chain: Chain, names: Mapping[str, str], start: Expr) -> Expr:
+        """The right side of a member with every part begun at ``start``, its members called as ``names`` says."""
+
+        def rule(node: Expr) -> Expr | None:
+            if not isinstance(node, Read) or node.tensor not in names:
+                return None
+            read = replace(node, tensor=names[node.tensor])
+            place = chain.carried.axes.index(chain.time) if node.tensor == chain.carried.name else None
+            if place is None or not chain.is_past(node.indices[place]):
+                return read
+            return entered(read, start, chain.time, self.steps, chain.reverse)
+
+        return rewrite(expr, rule)
+
+    # ------------------------------------------------------------ what is computed twice
+
+    def _copied(self, expr: Expr) -> Expr:
+        """The expression on copies of the elementwise equations that it follows from."""
+
+        def rule(node: Expr) -> Expr | None:
+            return replace(node, tensor=self._copy(node.tensor)) if isinstance(node, Read) else None
+
+        return rewrite(expr, rule)
+
+    def _copy(self, name: str) -> str:
+        equation = self.made.get(name)
+        if equation is None or not self.copying or not self._is_elementwise(equation):
+            return name
+        if name not in self.copies:
+            self.copies[name] = self.names.new(f"{name}.own")
+            expr = self._copied(equation.expr)
+            self.summaries.append(replace(equation, name=self.copies[name], expr=expr))
+        return self.copies[name]
+
+    def _is_elementwise(self, equation: Equation) -> bool:
+        """Whether a kernel that has what an equation reads may compute it in passing."""
+        times = set(equation.axes) & {chain.time for chain in self.chains}
+        folds = any(isinstance(node, (Reduce, Transform, Apply)) for node in walk(equation.expr))
+        if folds or not times or equation.name in self.recurrent:
+            return False
+        for node in walk(equation.expr):
+            if isinstance(node, Read) and node.tensor in self.made:
+                read = self.made[node.tensor]
+                elsewhere = {axis for axis, index in zip(read.axes, node.indices, strict=True) if index != Index(axis)}
+                if elsewhere & times or (elsewhere and self._is_elementwise(read)):
+                    return False
+        return True
+
+    # ------------------------------------------------------------ rerun
+
+    def _equations(self, equation: Equation) -> list[Equation]:
+        """What stands in the place of an equation: a recurrence of which only the last step is read is summarised
+        there."""
+        return [*self.gathered.get(equation.name, ()), replace(equation, expr=self._rerun(equation))]
+
+    def _rerun(self, equation: Equation) -> Expr:
+        """The right side with every read of the step before from what the part before has left, and every read of
+        the last step from what the last part has left."""
+
+        def rule(node: Expr) -> Expr | None:
+            if not isinstance(node, Read) or node.tensor not in self.exits:
+                return None
+            exit, chain = self.exits[node.tensor]
+            time = chain.time
+            indices = dict(zip(chain.carried.axes, node.indices, strict=True))
+            step_before = time in equation.axes and chain.is_past(indices[time])
+            if step_before:
+                part = Op("floordiv", (Index(time), _int(self.steps)))
+                there: Expr = Op("add" if chain.reverse else "sub", (part, _int(1)))
+            elif self._is_last(indices[time], chain):
+                there = _int(0) if chain.reverse else Op("sub", (Size(f"{time}{PART}"), _int(1)))
+            else:
+                return None
+            indices[f"{time}{PART}"] = there
+            read = Read(exit, tuple(indices[a] for a in self._of_parts(chain.carried.axes, time)))
+            return entered(node, read, time, self.steps, chain.reverse) if step_before else read
+
+        return rewrite(equation.expr, rule)
+
+    def _is_last(self, index: Expr, chain: Chain) -> bool:
+        """Whether an index is that of the last step."""
+        form, extents = linear_form(index, self.extents), self.extents
+        if form is None:
+            return False
+        last = Linear(0) if chain.reverse else Linear(-1, {Size(chain.time): 1})
+        low, high = lower_bound(form - last, (), extents), upper_bound(form - last, (), extents)
+        return low == high == Linear(0)
+
+
+def _int(value: int) -> Const:
+    return Const(value, INT)

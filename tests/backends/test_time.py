@@ -1,0 +1,137 @@
+"""Every way to run time, on every target, against the interpreter: values, gradients, and the same bits again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssmc.compiler import stages
+from ssmc.dsl import elaborate, module_from_text
+from ssmc.ir import Program, bind_extents, dependence
+from ssmc.ir.interpret import interpret
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
+from tests.backends.test_c_derived import FORMS, derived
+from tests.compiled import CompiledProgram, random_inputs
+from tests.library_cases import LOWERED, Case
+from tests.passes.affine import SAMPLES, random_layer
+
+TARGETS = ("c", "cuda", "triton")
+CHUNKS = PlanOptions(time="chunks", chunk=32)
+LENGTHS = (1, 31, 32, 33, 65, 97)
+SIZES = {"b": 2, "t": 5, "d": 3, "n": 2}
+TOLERANCE = {"f64": 1e-10, "f32": 5e-4}
+NOT_AFFINE = ("lstm", "gated_delta", "h3", "shift_ssm")
+CASES = [
+    case for case in LOWERED
+    if "t" in case.sizes and dependence(case.program()).recurrences and case.layer not in NOT_AFFINE
+]  # fmt: skip
+NAMES = [case.name for case in CASES]
+
+
+def built(program: Program, sizes: dict[str, int], target: str, real: str = "f64") -> CompiledProgram:
+    how = {"quickly": True} if target == "triton" else {}
+    return CompiledProgram(program, sizes, real, CHUNKS, fast=real == "f64", target=target, **how)
+
+
+def agree(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], real: str = "f64") -> None:
+    for name, want in expected.items():
+        scale = np.abs(want).max(initial=0) + 1e-30
+        error = np.abs(found[name] * 1.0 - want).max(initial=0)
+        assert error <= TOLERANCE[real] * scale, f"{name}: {error / scale:.1e}"
+
+
+def check(layer: Program, sizes: dict[str, int], target: str, lengths: tuple[int, ...], real: str = "f64") -> None:
+    """Forwards with what is kept, and backwards; once more, by several threads."""
+    gradient = grad(layer)
+    kept = kept_values(gradient)
+    forward = built(saving(layer, kept), sizes, target, real)
+    backward = built(rebuilding(gradient, kept), sizes, target, real)
+    assert any(kernel.part for kernel in forward.stages.plan.kernels)
+    for length in lengths:
+        inputs = random_inputs(gradient, {**sizes, "t": length})
+        own = {t.name: inputs[t.name] for t in layer.inputs}
+        found = forward(own)
+        agree(found, interpret(layer, own), real)
+        given = {**inputs, **{item.name: found[item.name] for item in kept}}
+        slopes = backward(given)
+        agree(slopes, interpret(gradient, inputs), real)
+        for once, again in ((found, forward(own, threads=3)), (slopes, backward(given, threads=3))):
+            assert all(np.array_equal(once[name], again[name], equal_nan=True) for name in once)
+
+
+def layer_of(text: str) -> Program:
+    return elaborate(module_from_text(text))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("text", SAMPLES[1:3], ids=(1, 2))
+def test_samples(text: str, target: str) -> None:
+    check(layer_of(text), dict(SIZES), target, LENGTHS[2:5] if target == "triton" else LENGTHS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("text", [SAMPLES[0], *SAMPLES[3:]], ids=(0, 3, 4, 5))
+def test_more_samples(text: str, target: str) -> None:
+    check(layer_of(text), dict(SIZES), target, LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("case", "target"),
+    [
+        pytest.param(case, target, id=f"{target}-{case.name}", marks=[] if case.name == name else [pytest.mark.slow])
+        for case in CASES
+        for target, name in zip(TARGETS, ("selective_scan()", "ssd(dt_max=0.5)", "rg_lru_gated()"), strict=True)
+    ],
+)
+def test_library(case: Case, target: str) -> None:
+    check(case.program(), dict(case.sizes), target, (33, 65))
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[] if c.name == "affine_scan()" else [pytest.mark.slow], id=c.name) for c in CASES]
+)
+def test_library_in_single_precision(case: Case) -> None:
+    check(case.program(), dict(case.sizes), "c", (97,), "f32")
+
+
+@pytest.mark.parametrize("form", [*FORMS, "step"])
+@pytest.mark.parametrize(
+    ("case", "target"),
+    [
+        pytest.param(case, target, id=f"{target}-{case.name}", marks=[] if soon else [pytest.mark.slow])
+        for case in CASES
+        for target in TARGETS
+        for soon in [case.name == "rg_lru_gated()" and target != "cuda"]
+    ],
+)
+def test_derived(case: Case, target: str, form: str) -> None:
+    """Packed, padded, backwards, with states in between, and one piece of a sequence after another."""
+    sizes = {"b": 2, **case.sizes}
+    stepped = step(case.program(), takes=True, gives=True)
+    if form == "step":
+        program, inputs = stepped, random_inputs(stepped, {**sizes, "t": 41})
+    else:
+        program, inputs = derived(stepped, form, {**sizes, "t": 6})
+    bound = bind_extents(program, {name: array.shape for name, array in inputs.items()})
+    made = built(program, {a.name: bound[a.name] for a in program.axes if a.extent is None}, target)
+    agree(made(inputs), interpret(program, inputs))
+
+
+@pytest.mark.parametrize("target", ["c", pytest.param("cuda", marks=pytest.mark.slow), "triton"])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 30))])
+def test_random_layers(seed: int, target: str) -> None:
+    check(layer_of(random_layer(seed)), {"b": 2, "t": 5, "d": 3}, target, (33, 65))
+
+
+def test_no_steps_at_all() -> None:
+    program = layer_of(SAMPLES[2])
+    made = built(program, dict(SIZES), "c")
+    inputs = random_inputs(program, {**SIZES, "t": 0})
+    found = made(inputs)
+    assert np.array_equal(found["last"], inputs["h0"]) and np.array_equal(found["first"], 2 * inputs["h0"])
+
+
+def test_the_plan_says_so() -> None:
+    text = stages(layer_of(SAMPLES[0]), options=CHUNKS).show("plan")
+    assert "in order through each part of 32 steps (t.part)" in text and "time=chunks,chunk=32" in text
