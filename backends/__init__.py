@@ -9,12 +9,13 @@ from .base import TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
 from .launch import Emitted, Launch
-from .storage import ALLOWED, BYTES, REALS, compute_type, default_storage, output_storage, state_storage
+from .storage import ALLOWED, BYTES, COMPLEXES, REALS, compute_type, default_storage, output_storage, state_storage
 from .triton_launch import Parameter, TileLaunch, tile_launch
 
 __all__ = [
     "ALLOWED",
     "BYTES",
+    "COMPLEXES",
     "REALS",
     "TARGETS",
     "Cache",

@@ -196,7 +196,7 @@ class Spelling:
 
     def offset(self, tensor: str, indices: list[str]) -> str:
         axes = self.tensors[tensor].axes
-        terms = [f"{i} * {self.stride(tensor, a)}" for a, i in zip(axes, indices, strict=True)]
+        terms = [f"{i} * {self.stride(tensor, a)}" for a, i in zip(axes, indices, strict=True) if i != "0"]
         return " + ".join(terms) or "0"
 
     def stride(self, tensor: str, axis: str) -> str:

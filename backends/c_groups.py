@@ -163,7 +163,7 @@ class GroupEmitter(Nests):
 
     # ------------------------------------------------------------ groups
 
-    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool) -> None:
+    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool, section: str) -> None:
         last = len(axes) == 1 and (not outer or not group.inner)
         if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
             self.out.line("#pragma omp simd")

@@ -61,7 +61,7 @@ class Nests:
     def _loops(self, group: Group, axes: tuple[str, ...], section: str, outer: bool) -> None:
         if axes:
             name, size = self.names.get("i", axes[0]), self.x.size(axes[0])
-            self.mark_loop(group, axes, outer)
+            self.mark_loop(group, axes, outer, section)
             with self.out.block(f"for (int64_t {name} = 0; {name} < {size}; ++{name})"):
                 self._loops(group, axes[1:], section, outer)
             return
@@ -75,7 +75,7 @@ class Nests:
             return
         self.innermost(group, section)
 
-    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool) -> None:
+    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool, section: str) -> None:
         """What stands above the loop over the first of ``axes``, inside which the others are nested; ``outer`` if it
         is none over which accumulators gather."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from ssmc.ir import REAL
 from ssmc.ir.loops import Block, Variable
 from ssmc.ir.scalar import Node
@@ -15,8 +18,13 @@ class Expressions(Spelling):
     """Spells nodes of one kernel; what lies in shared memory has one place for each thread of a block."""
 
     batched = ""  # the section whose loads were made ahead, inside such a batch of steps
+    rows: Mapping[int, tuple[Node, str]] = MappingProxyType({})  # reads whose rows the present group has fetched
+    along = ""  # the axis of those rows
 
     def load(self, node: Node, section: str) -> str:
+        if node.number in self.rows:
+            _, row = self.rows[node.number]
+            return self.widen(f"{row}[{self.axis(self.along)}]", self.storage[node.name[0]])
         if self.batched and (self.batched, node.number) in self.block.loads:
             return f"{self.ahead_name(node)}[u]"
         return super().load(node, section)

@@ -24,6 +24,28 @@ SSMC_INLINE float ssmc_rsqrt_f32(float x) {
     return ssmc_inverse_root_quickly(x);
 }
 
+/* A row of `count` numbers, `stride` apart, into registers: sixteen bytes at a time where they lie side by side. */
+template <typename Number, int count>
+SSMC_INLINE void ssmc_read_row(const Number *__restrict__ from, int64_t stride, Number (&row)[count]) {
+    constexpr int together = 16 / (int)sizeof(Number);
+    struct alignas(16) Fetched {
+        Number numbers[together];
+    };
+    if (stride == 1 && ((uint64_t)from & 15) == 0) {
+#pragma unroll
+        for (int i = 0; i + together <= count; i += together) {
+            const Fetched fetched = *(const Fetched *)(from + i);
+#pragma unroll
+            for (int j = 0; j < together; ++j) row[i + j] = fetched.numbers[j];
+        }
+#pragma unroll
+        for (int i = count / together * together; i < count; ++i) row[i] = from[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < count; ++i) row[i] = from[i * stride];
+    }
+}
+
 /* a / b and a % b of numbers without sign, b > 0: in 32 bits where both fit, else bit by bit. */
 SSMC_INLINE uint64_t ssmc_divided(uint64_t a, uint64_t b, uint64_t *rest) {
     if ((a | b) >> 32 == 0) {

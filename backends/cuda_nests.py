@@ -10,6 +10,7 @@ from ssmc.ir.loops import Group, Kernel, LaneSum
 from .c_nests import Nests
 from .cuda_expr import Expressions
 from .launch import WARP
+from .storage import C_TYPES
 from .writer import Names, Writer
 
 
@@ -100,8 +101,14 @@ class GroupEmitter(Nests):
 
     def groups(self, section: str) -> None:
         """All groups of a section."""
-        for group in self.kernel.sections[section]:
+        for place, group in enumerate(self.kernel.sections[section]):
+            self.x.along = group.axes[-1] if group.axes else ""
+            self.x.rows = {
+                node.number: (node, self.names.get("l", f"{self.kernel.name} {section} {place} {node.number}"))
+                for node in self.block.rows.get((section, place), ())
+            }
             self.group(group, section)
+        self.x.rows = {}
 
     def _shift(self) -> None:
         """Move what is carried on by one step."""
@@ -116,11 +123,24 @@ class GroupEmitter(Nests):
 
     # ------------------------------------------------------------ loops
 
-    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool) -> None:
+    def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool, section: str) -> None:
+        if axes == group.axes[-1:]:
+            self._fetch(axes[0], section)
         if axes[0] in self.block.unrolled:
             self.out.line("#pragma unroll")
         else:  # said, because the compiler writes out what it thinks is short
             self.out.line(f"#pragma unroll {self.block.ahead if len(axes) == 1 else 1}")
+
+    def _fetch(self, along: str, section: str) -> None:
+        """The rows that the loop along an axis, which follows, reads."""
+        x = self.x
+        for node, row in x.rows.values():
+            x.needed.add("ssmc_read_row")
+            tensor = node.name[0]
+            indices = ["0" if a.name == along else x.expr(a, section) for a in node.args]
+            start = f"{x.pointer(tensor)} + {x.offset(tensor, indices)}"
+            self.out.line(f"{C_TYPES[x.storage[tensor]]} {row}[{x.fixed[along]}];")
+            self.out.line(f"ssmc_read_row({start}, {x.stride(tensor, along)}, {row});")
 
     @contextmanager
     def _nest(self, axes: tuple[str, ...]) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmc.backends import (
+    BYTES,
+    COMPLEXES,
     TARGETS,
     Cache,
     Launch,
@@ -152,7 +154,11 @@ def stages(
     arguments = _arguments(program, loops, held, stored)
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
-        loops = tiles_of_lanes(loops, backend.together, options) if backend.tiles else spread(loops, precision, options)
+        stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
+        if backend.tiles:
+            loops = tiles_of_lanes(loops, backend.together, options)
+        else:
+            loops = spread(loops, precision, stored_in, options)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,

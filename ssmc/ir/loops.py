@@ -172,6 +172,7 @@ class Block:
     where steps do not depend on each other (0: all of them). Loops over ``unrolled`` axes are written out, so that
     what is kept along them stays in registers; of other innermost loops ``ahead`` rounds are, so that their loads are
     issued together. ``batch`` steps are taken together: their ``loads``, by number of node and section, come first.
+    ``rows`` are the loads of a group, by section and place in it, that are fetched whole ahead of its innermost loop.
     ``shared`` variables, and rings of ``shared_rings``, lie in shared memory. In ``shifted`` rings all values move on
     by one place after each step."""
 
@@ -187,6 +188,7 @@ class Block:
     shifted: frozenset[str]
     batch: int = 1
     loads: Mapping[tuple[str, int], Node] = field(default_factory=dict)
+    rows: Mapping[tuple[str, int], tuple[Node, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ssmc.ir.loops import LANE_GROUP, Add, Block, Group, Kernel, LaneSum, Loops,
 from ssmc.ir.scalar import Node
 
 from .options import MOST_THREADS, PlanOptions
+from .row_reads import rows_of
 
 WARP = 32
 THREADS = 128
@@ -37,13 +38,13 @@ _SHIFTED = 8  # steps of a carried value that move on by one place each step, at
 _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
 
 
-def spread(loops: Loops, precision: str, options: PlanOptions | None = None) -> Loops:
-    """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``. What ``options`` do not
-    say is chosen here."""
+def spread(loops: Loops, precision: str, stored_in: Mapping[str, int], options: PlanOptions | None = None) -> Loops:
+    """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``. ``stored_in``: bytes
+    of an element of each tensor in memory that holds plain numbers. What ``options`` do not say is chosen here."""
     real = 8 if precision == "f64" else 4
     axes = {name: tensor.axes for name, tensor in loops.program.tensors().items()}
-    chosen = options or PlanOptions()
-    return replace(loops, kernels=tuple(_Spreading(k, loops.fixed, axes, real, chosen).run() for k in loops.kernels))
+    about = loops.fixed, axes, real, stored_in, options or PlanOptions()
+    return replace(loops, kernels=tuple(_Spreading(k, *about).run() for k in loops.kernels))
 
 
 @dataclass
@@ -52,6 +53,7 @@ class _Spreading:
     fixed: Mapping[str, int]
     axes: Mapping[str, tuple[str, ...]]
     real: int
+    stored_in: Mapping[str, int]
     options: PlanOptions
 
     def run(self) -> Kernel:
@@ -69,6 +71,7 @@ class _Spreading:
         block = Block(
             threads, self._together(unrolled, threads), bool(k.sums), each_step, steps, unrolled,
             self._ahead(unrolled), shared, rings, shifted, self._batch(unrolled), self._loads(),
+            rows_of(k, self.axes, self.fixed, unrolled, self.stored_in),
         )  # fmt: skip
         return replace(k, block=block)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from ssmc.backends import Launch
+from ssmc.backends import BYTES, Launch
 from ssmc.compiler import stages
 from ssmc.dsl import elaborate, module_from_text
 from ssmc.errors import Unsupported, UserError
@@ -143,6 +143,27 @@ def test_what_steps_read_is_asked_for_ahead() -> None:
     assert {node.name[0] for node in kernel.block.loads.values()} == {"x", "a"}
     for t in (3, 4, 6):
         check(program(SCAN), {"b": 2, "t": t, "d": 3, "n": 3})
+
+
+@pytest.mark.parametrize("n", [3, 15])
+@pytest.mark.parametrize("real", ["f64", "bf16"])
+def test_rows_are_fetched_whole(n: int, real: str) -> None:
+    """Along an axis whose loop is written out; rows may be shorter than what is fetched together, end inside of it,
+    begin anywhere (15 numbers after the row before), or lie across memory."""
+    storage = dict.fromkeys("xaBCA", real)
+    (kernel,) = stages(program(SCAN), "cuda", storage, sizes={"b": 1, "t": 1, "d": 1, "n": n}).loops.kernels
+    assert kernel.block is not None
+    read = {node.name[0] for nodes in kernel.block.rows.values() for node in nodes}
+    assert read == ({"A", "B", "C"} if n * BYTES[real] >= 16 else set())
+    check(program(SCAN), {"b": 2, "t": 5, "d": 3, "n": n}, real)
+
+
+def test_rows_across_memory() -> None:
+    built_for = built(program(SCAN), {"n": 4})
+    inputs = random_inputs(program(SCAN), {"b": 2, "t": 5, "d": 3, "n": 4})
+    across = {**inputs, "B": np.asfortranarray(inputs["B"]), "A": np.repeat(inputs["A"], 2, 1)[:, ::2]}
+    found = built_for(inputs)
+    assert all(np.array_equal(value, found[name]) for name, value in built_for(across).items())
 
 
 def test_sums_too_large_for_a_chunk_are_gathered_at_each_step() -> None:
