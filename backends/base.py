@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ssmc.errors import UserError
-from ssmc.ir.loops import LANE_GROUP, Loops
+from ssmc.ir.loops import LANE_GROUP, Limits, Loops
 
 from . import c, cuda, triton
 from .cuda_toolchain import ARCHITECTURES
 from .launch import Emitted
 from .storage import compute_type
 from .triton_toolchain import ARCHITECTURES as TRITON
+
+# Bytes of shared memory that the GPUs of an architecture give to one block; some give less, and say so.
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10, "gfx942": 64 << 10}
+SMALLER = 3  # times that a plan for a GPU is halved, at most
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Target:
     architecture: str = ""
     tiles: bool = False
     together: int = LANE_GROUP
+
+    @property
+    def limits(self) -> Limits:
+        """What the GPUs of its architecture offer."""
+        return Limits(SHARED[self.architecture])
 
 
 def _cpu_lanes(storage: Iterable[str]) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ssmc.ir import DType, Tensor
-from ssmc.ir.loops import LANE_GROUP, Kernel, Loops, Ring, Variable, operands
+from ssmc.ir.loops import Kernel, Loops, Ring, Variable, operands
 from ssmc.ir.scalar import walk_nodes
 
 from .cuda_expr import Expressions
@@ -69,7 +69,7 @@ class KernelEmitter:
             else:
                 self.groups.groups("after")
         out.line()
-        group = LANE_GROUP if self.block.grouped else 0
+        group = self.block.threads if self.block.grouped else 0
         return Launch(self.name, k.grid, k.lane, k.time, self.block.steps, self.block.threads, group, self.shared)
 
     # ------------------------------------------------------------ which point, which lane
@@ -89,7 +89,7 @@ class KernelEmitter:
         out, lane = self.out, self.kernel.lane
         points = self._points()
         if self.block.grouped:
-            points.append(("number", f"(({self.x.size(str(lane))} + {LANE_GROUP - 1}) / {LANE_GROUP})"))
+            points.append(("number", f"(({self.x.size(str(lane))} + {self.block.threads - 1}) / {self.block.threads})"))
             out.line("uint32_t point = SSMC_BLOCK;")
         else:
             points += [(self.names.get("i", lane), self.x.size(lane))] if lane else []
@@ -102,7 +102,7 @@ class KernelEmitter:
             out.line(f"const int64_t {points[0][0]} = a.first + point;")
         if self.block.grouped:
             size = self.x.size(str(lane))
-            out.line(f"const int64_t own = number * {LANE_GROUP} + SSMC_THREAD;")
+            out.line(f"const int64_t own = number * {self.block.threads} + SSMC_THREAD;")
             out.line(f"const int live = own < {size};")
             out.line(f"const int64_t {self.names.get('i', str(lane))} = live ? own : {size} - 1;")
 

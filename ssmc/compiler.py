@@ -13,6 +13,7 @@ from typing import Any
 from ssmc.backends import (
     BYTES,
     COMPLEXES,
+    SMALLER,
     TARGETS,
     Cache,
     Launch,
@@ -27,9 +28,9 @@ from ssmc.backends import (
     toolchain,
     triton_toolchain,
 )
-from ssmc.errors import UserError
+from ssmc.errors import TooLarge, UserError
 from ssmc.ir import Program, Tensor, print_program
-from ssmc.ir.loops import LANE_GROUP, Loops
+from ssmc.ir.loops import LANE_GROUP, Limits, Loops
 from ssmc.passes import (
     SAVED,
     Plan,
@@ -114,8 +115,10 @@ def stages(
     sizes: Mapping[str, int] | None = None,
     options: PlanOptions | None = None,
     outputs: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    smaller: int = 0,
 ) -> Stages:
-    """Run every pass for a target, without building.
+    """Run every pass for a target, without building. Where a plan takes more than a GPU has, a smaller one is made.
 
     Args:
         program: a specialised Program.
@@ -124,17 +127,39 @@ def stages(
         sizes: extents of the axes that inputs bind; those of inner axes are compiled in.
         options: what a tuner may change; by default the compiler chooses.
         outputs: storage of outputs where it is not what follows from the inputs.
+        limits: what the GPU offers to a block; by default what those of the target's architecture do.
+        smaller: how often the plan is halved to begin with.
 
     Raises:
-        Unsupported: an equation has no strategy on this target.
+        Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
         UserError: static parameters make an extent negative; options do not concern the target or fit the layer.
     """
     backend = target_named(target)
+    for halved in range(smaller, SMALLER):
+        try:
+            return _stages(program, backend, storage, sizes, options, outputs, limits, halved)
+        except TooLarge:
+            continue
+    return _stages(program, backend, storage, sizes, options, outputs, limits, SMALLER)
+
+
+def _stages(
+    program: Program,
+    backend: Target,
+    storage: Mapping[str, str] | None,
+    sizes: Mapping[str, int] | None,
+    options: PlanOptions | None,
+    outputs: Mapping[str, str] | None,
+    limits: Limits | None,
+    halved: int,
+) -> Stages:
+    """As ``stages``, with a plan that is halved so often."""
+    together = backend.together >> halved if backend.blocks else backend.together
     held = _storage(program, storage)
     stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
     wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
-    program = prepared(program, sizes or {}, narrow, backend.together)
+    program = prepared(program, sizes or {}, narrow, together)
     options = options or PlanOptions()
     options.check(backend.name)
     if options.time == "chunks":
@@ -154,11 +179,11 @@ def stages(
     arguments = _arguments(program, loops, held, stored)
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
-        stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
         if backend.tiles:
-            loops = tiles_of_lanes(loops, backend.together, options)
+            loops = tiles_of_lanes(loops, together, options, halved)
         else:
-            loops = spread(loops, precision, stored_in, options)
+            stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
+            loops = spread(loops, precision, stored_in, options, limits or backend.limits, together)
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
@@ -196,16 +221,24 @@ def compile_program(
     options: PlanOptions | None = None,
     cache: Cache | None = None,
     outputs: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
 ) -> Compiled:
     """Compile a Program, or find it compiled in the cache; arguments as for ``stages``.
 
     Raises:
-        Unsupported: an equation has no strategy on this target.
+        Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
         ToolchainError: no compiler, no place for its output, or it fails.
     """
-    done, backend = stages(program, target, storage, sizes, options, outputs), target_named(target)
-    build, tools = _builder(done, backend)
-    folder = (cache or Cache()).get({"target": backend.name, "text": done.text, **tools}, build)
+    backend = target_named(target)
+    for smaller in range(SMALLER + 1):
+        done = stages(program, target, storage, sizes, options, outputs, limits, smaller)
+        build, tools = _builder(done, backend)
+        folder = (cache or Cache()).get({"target": backend.name, "text": done.text, **tools}, build)
+        excess = _excess(folder, limits or backend.limits) if backend.tiles else ""
+        if not excess:
+            break
+        if smaller == SMALLER:
+            raise TooLarge(f"{program.name}: no plan fits {target}: {excess}")
     files = sorted(folder.iterdir())
     library = next(p for p in files if p.suffix in (".so", ".dylib", *triton_toolchain.CODE))
     text = next(p for p in files if p.suffix in (".c", ".cu", ".py"))
@@ -221,9 +254,11 @@ def emit_program(
     options: PlanOptions | None = None,
     cache: Cache | None = None,
     outputs: Mapping[str, str] | None = None,
+    smaller: int = 0,
 ) -> Compiled:
-    """As ``compile_program``, for a target whose text is compiled when it is launched: its text is its library."""
-    done = stages(program, target, storage, sizes, options, outputs)
+    """As ``compile_program``, for a target whose text is compiled when it is launched: its text is its library, and
+    whether it fits shows then."""
+    done = stages(program, target, storage, sizes, options, outputs, None, smaller)
 
     def write(folder: Path) -> None:
         (folder / triton_toolchain.TEXT).write_text(done.text, encoding="utf-8")
@@ -259,6 +294,14 @@ def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dic
         tools.build(done.text, folder)
 
     return build, tools.key_parts()
+
+
+def _excess(folder: Path, limits: Limits) -> str:
+    """What Triton's kernels in a folder take beyond what a GPU offers; empty if nothing."""
+    for item in triton_toolchain.facts(folder):
+        if item["shared"] > limits.shared:
+            return f"{item['kernel']} takes {item['shared']} bytes of shared memory; a block has {limits.shared}"
+    return ""
 
 
 def _on_a_gpu(target: str, *_: object) -> int:

@@ -65,6 +65,10 @@ class Unsupported(SsmcError):
     """The input is right, but this target or derivation cannot do it (yet); names the equation."""
 
 
+class TooLarge(Unsupported):
+    """A plan takes more than a GPU offers; a smaller one may not."""
+
+
 class ToolchainError(SsmcError):
     """The machine lacks something: a compiler, a writable cache folder, disk space."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from ssmc.backends import default_storage, toolchain
 from ssmc.compiler import Stages, load_entry, stages
 from ssmc.ir import COMPLEX, INT, Program, bind_extents, complete_extents
+from ssmc.ir.loops import Limits
 from ssmc.passes import PlanOptions
 from tests.cuda_host import host
 from tests.triton_host import host as triton_host
@@ -22,15 +23,16 @@ NUMPY = {"f32": np.float32, "f64": np.float64, "c64": np.complex64, "c128": np.c
 
 class CompiledProgram:
     """One Program built for given inner extents and storage; called with a dict of arrays. ``fast`` builds it in
-    a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with. ``target``
+    a third of the time, with fewer of the C compiler's optimisations; ``before`` is C text to begin with. ``limits``
+    are those of a GPU. ``target``
     may be another one than C: its kernels are then run by what stands for a device (``tests.cuda_host``,
     ``tests.triton_host``, which takes options)."""
 
     def __init__(
         self, program: Program, sizes: Mapping[str, int], real: str = "f64", options: PlanOptions | None = None,
-        fast: bool = False, before: str = "", target: str = "c", **how: bool,
+        fast: bool = False, before: str = "", target: str = "c", limits: Limits | None = None, **how: bool,
     ) -> None:  # fmt: skip
-        self.stages: Stages = stages(program, target, default_storage(program, real), sizes, options)
+        self.stages: Stages = stages(program, target, default_storage(program, real), sizes, options, None, limits)
         if target != "c":
             device = {"cuda": host, "triton": triton_host}[target]
             self.entry: Callable[..., int] = device.entry(self.stages, **how)

@@ -162,6 +162,14 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a GPU offers to one block: bytes of ``shared`` memory, and ``threads``."""
+
+    shared: int
+    threads: int = 1024
+
+
+@dataclass(frozen=True)
 class Block:
     """How a kernel is spread over the threads of a GPU, one for each point of its grid and lane; see
     ``passes.blocks``.

@@ -17,8 +17,21 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from ssmc.errors import TooLarge, UserError
 from ssmc.ir import BOOL, INT, DType
-from ssmc.ir.loops import LANE_GROUP, Add, Block, Group, Kernel, LaneSum, Loops, Ring, Store, Variable, own_nodes
+from ssmc.ir.loops import (
+    Add,
+    Block,
+    Group,
+    Kernel,
+    LaneSum,
+    Limits,
+    Loops,
+    Ring,
+    Store,
+    Variable,
+    own_nodes,
+)
 from ssmc.ir.scalar import Node
 
 from .options import MOST_THREADS, PlanOptions
@@ -38,12 +51,18 @@ _SHIFTED = 8  # steps of a carried value that move on by one place each step, at
 _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU gives, to several blocks at once
 
 
-def spread(loops: Loops, precision: str, stored_in: Mapping[str, int], options: PlanOptions | None = None) -> Loops:
+def spread(
+    loops: Loops, precision: str, stored_in: Mapping[str, int], options: PlanOptions, limits: Limits, together: int
+) -> Loops:
     """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``. ``stored_in``: bytes
-    of an element of each tensor in memory that holds plain numbers. What ``options`` do not say is chosen here."""
+    of an element of each tensor in memory that holds plain numbers. What ``options`` do not say is chosen here.
+    ``together`` lanes make one part of a sum over lanes.
+
+    Raises TooLarge if such a part takes more than ``limits``, UserError if ``options`` do.
+    """
     real = 8 if precision == "f64" else 4
     axes = {name: tensor.axes for name, tensor in loops.program.tensors().items()}
-    about = loops.fixed, axes, real, stored_in, options or PlanOptions()
+    about = loops.fixed, axes, real, stored_in, options, limits, together
     return replace(loops, kernels=tuple(_Spreading(k, *about).run() for k in loops.kernels))
 
 
@@ -55,15 +74,17 @@ class _Spreading:
     real: int
     stored_in: Mapping[str, int]
     options: PlanOptions
+    limits: Limits
+    together: int
 
     def run(self) -> Kernel:
         k = self.kernel
         shifted = frozenset(r.tensor for r in k.rings if not r.history and 1 < r.slots <= _SHIFTED + 1)
-        threads = LANE_GROUP if k.sums else self.options.threads or THREADS
-        room = _SHARED
+        threads = self._threads()
+        room = min(_SHARED, self.limits.shared)
         each_step = False
         if k.sums:
-            each_step = self._bytes_of_sums(threads, k.chunk) > _SHARED // 2
+            each_step = self._bytes_of_sums(threads, k.chunk) > room // 2
             room -= self._bytes_of_sums(threads, 1 if each_step else k.chunk)
         shared, rings = self._shared(room // threads)
         steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
@@ -76,6 +97,21 @@ class _Spreading:
         return replace(k, block=block)
 
     # ------------------------------------------------------------ shared memory
+
+    def _threads(self) -> int:
+        """Threads of a block, as far as the GPU has them and what they gather."""
+        k, most = self.kernel, self.limits
+        if not k.sums:
+            if self.options.threads > most.threads:
+                raise UserError(f"plan: threads={self.options.threads}", expected=f"at most {most.threads} on this GPU")
+            return self.options.threads or min(THREADS, most.threads)
+        gathered = self._bytes_of_sums(self.together, 1)
+        if self.together > most.threads or gathered > most.shared:
+            raise TooLarge(
+                f"equation `{k.sums[0]}`: a block of {self.together} threads gathers its sums in {gathered} bytes of "
+                f"shared memory; the GPU has {most.shared} bytes and {most.threads} threads for a block"
+            )
+        return self.together
 
     def _bytes_of_sums(self, threads: int, steps: int) -> int:
         found = [s for g in self.kernel.step for s in g.statements if isinstance(s, LaneSum)]

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ssmc.errors import Unsupported, UserError
+from ssmc.errors import TooLarge, Unsupported, UserError
 from ssmc.ir.loops import (
     Add,
     Group,
@@ -47,15 +47,15 @@ _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
 
 
-def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions | None = None) -> Loops:
+def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions | None = None, smaller: int = 0) -> Loops:
     """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes. What ``options`` do not
-    say is chosen here.
+    say is chosen here; tiles are halved ``smaller`` times.
 
-    Raises Unsupported, naming the equation, where tiles would be too large or a value would be kept along an axis whose
-    extent is not compiled in.
+    Raises, naming the equation, TooLarge where tiles would be too large, and Unsupported where a value would be kept
+    along an axis whose extent is not compiled in.
     """
     chosen = options or PlanOptions()
-    kernels = tuple(replace(k, tiles=_Tiling(loops, k, together, chosen).run()) for k in loops.kernels)
+    kernels = tuple(replace(k, tiles=_Tiling(loops, k, together, chosen, smaller).run()) for k in loops.kernels)
     return replace(loops, kernels=kernels)
 
 
@@ -65,6 +65,7 @@ class _Tiling:
     kernel: Kernel
     together: int
     options: PlanOptions
+    smaller: int
 
     @property
     def fixed(self) -> Mapping[str, int]:
@@ -98,7 +99,7 @@ class _Tiling:
                     expected=f"at most {_LARGEST}: block={max(1, padded(_LARGEST // each + 1) // 2)} or less",
                 )
             return block
-        return max(1, min(_BLOCK, most, _ELEMENTS // each))
+        return max(1, min(_BLOCK >> self.smaller, most, (_ELEMENTS >> self.smaller) // each))
 
     # ------------------------------------------------------------ what a kernel is made of
 
@@ -147,7 +148,8 @@ class _Tiling:
             free = [a for a in worst.axes if a in found and a not in needed]
             if not free:
                 largest = self._size(worst, found)
-                raise self._refuse(f"works on {lanes * largest} numbers at once (at most {_LARGEST} fit into a tile)")
+                why = f"works on {lanes * largest} numbers at once (at most {_LARGEST} fit into a tile)"
+                raise TooLarge(self._refuse(why).diagnostics)
             found.remove(max(free, key=lambda a: (self.fixed[a], a)))
         return tuple(a for a in dict.fromkeys((*known, *sorted(needed))) if a in found)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ssmc.backends import Launch, cuda_toolchain
 from ssmc.errors import ToolchainError
+from ssmc.ir.loops import Limits
 
 PLANS_KEPT = 1024
 USUAL_SHARED = 48 << 10  # bytes of shared memory that a block gets without asking
@@ -47,6 +48,16 @@ def checked(functions: Any, name: str, *arguments: Any) -> Any:
         said = words.decode() if words else "no reason is given"
         raise ToolchainError(f"{name} failed: {said} ({getattr(failed, 'name', failed)})")
     return given[0] if given else None
+
+
+def limits_of(functions: Any, number: int) -> Limits:
+    """What a GPU offers to one block."""
+    names, device = functions.CUdevice_attribute, checked(functions, "cuDeviceGet", number)
+    wanted = (
+        names.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        names.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
+    )
+    return Limits(*(int(checked(functions, "cuDeviceGetAttribute", name, device)) for name in wanted))
 
 
 def have_context(functions: Any, number: int) -> None:

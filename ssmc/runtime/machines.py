@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from ssmc.backends import (
+    SMALLER,
     TARGETS,
     Cache,
     Launch,
@@ -25,12 +26,13 @@ from ssmc.backends import (
     triton_toolchain,
 )
 from ssmc.compiler import Argument, Compiled, compile_program, emit_program, load_entry
-from ssmc.errors import ToolchainError, Unsupported, UserError
+from ssmc.errors import TooLarge, ToolchainError, Unsupported, UserError
 from ssmc.ir import Program
+from ssmc.ir.loops import Limits
 from ssmc.passes import PlanOptions
 
-from .gpu import Launcher, architecture_for, driver
-from .tiles import TileLauncher, load_kernels
+from .gpu import Launcher, architecture_for, driver, limits_of
+from .tiles import TileLauncher, excess, load_kernels
 
 DEVICES = ("cpu", "cuda")
 Entry = Callable[..., int]
@@ -97,11 +99,19 @@ class Processor:
 class Gpu(Processor):
     """An NVIDIA GPU: CUDA C, by a CUDA compiler, launched through the driver."""
 
-    target: str
+    target: str = "cuda"
     number: int = 0
+    limits: Limits = TARGETS["cuda"].limits
 
     def key_parts(self) -> Mapping[str, str]:
-        return cuda_toolchain.find().key_parts(target_named(self.target).architecture)
+        return {**cuda_toolchain.find().key_parts(target_named(self.target).architecture), "limits": repr(self.limits)}
+
+    def compile(
+        self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
+        outputs: Mapping[str, str], options: PlanOptions,
+    ) -> Compiled:  # fmt: skip
+        """A plan that fits this very GPU, which may offer less than others of its architecture."""
+        return compile_program(program, self.target, storage, sizes, options, cache, outputs, self.limits)
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Kernels belong to the context of their GPU, which has to be PyTorch's current one while they are launched."""
@@ -143,7 +153,19 @@ class TritonGpu(Processor):
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
         outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
-        return emit_program(program, self.target, storage, sizes, options, cache, outputs)
+        """The first plan that Triton finds to fit the GPU, of those that are halved so and so often."""
+        excess = ""
+        for smaller in range(SMALLER + 1):
+            made = emit_program(program, self.target, storage, sizes, options, cache, outputs, smaller)
+            excess = self.excess(made)
+            if not excess:
+                return made
+        raise TooLarge(f"{program.name}: no plan fits cuda:{self.number}: {excess}")
+
+    def excess(self, made: Compiled) -> str:
+        """What kernels take beyond what the GPU offers; empty if nothing."""
+        with torch.cuda.device(self.number):
+            return excess(load_kernels(made.text), made.programs)
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Triton launches on PyTorch's current device and stream: the device is that of the tensors meanwhile."""
@@ -202,10 +224,11 @@ def _machine_of(device: torch.device, target: str) -> Machine:
         return Processor()
     number, amd = device.index or 0, torch.version.hip is not None
     if target == "triton" or (amd and not target):
+        _architecture(number)
         return TritonGpu(number=number)
     if amd:
         raise ToolchainError(f"CUDA C does not run on {device}, an AMD GPU", hint="target='triton', or no target")
-    return Gpu(f"cuda:{architecture_for(torch.cuda.get_device_capability(number))}", number)
+    return Gpu(f"cuda:{_architecture(number)}", number, limits_of(driver(), number))
 
 
 def one_device(layer: str, names: Sequence[str], values: Sequence[torch.Tensor]) -> torch.device:

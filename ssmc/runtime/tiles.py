@@ -7,10 +7,11 @@ begins at other than multiples of 16 bytes and for last strides other than 1; ne
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from ssmc.backends import Parameter, TileLaunch
 from ssmc.compiler import Argument
-from ssmc.errors import ToolchainError
+from ssmc.errors import TooLarge, ToolchainError
 
 from .gpu import PLANS_KEPT
 
@@ -70,7 +71,8 @@ class TileLauncher:
         allocate: gives so many bytes of memory of the device.
         pointer: makes what a kernel takes for a tensor, of its address, dtype and number of elements.
 
-    Raises ToolchainError, when it is called, with what Triton says if it cannot compile or launch a kernel.
+    Raises, when it is called, TooLarge if a kernel takes more than the GPU has, and ToolchainError with what Triton
+    says if it cannot compile or launch one.
     """
 
     def __init__(
@@ -104,7 +106,8 @@ class TileLauncher:
             if item.memory is not None:
                 at, size = item.memory
                 given[at] = self._allocate(size)
-            launched(item.kernel, item.programs, given, item.launch.warps)
+            with reported(item.launch.kernel):
+                item.kernel[(item.programs,)](*given, **item.options)
         return 0
 
     def _planned(self, meta: bytes) -> list[_Planned]:
@@ -129,7 +132,7 @@ class _Planned:
         self, kernel: Any, launch: TileLaunch, first: int, programs: int, arguments: Sequence[Argument],
         extents: Mapping[str, int], strides: Mapping[tuple[str, ...], int],
     ) -> None:  # fmt: skip
-        self.kernel, self.launch, self.programs = kernel, launch, programs
+        self.kernel, self.launch, self.programs, self.options = kernel, launch, programs, options_of(launch)
         self.pointers: list[tuple[int, int, torch.dtype, int]] = []
         self.memory: tuple[int, int] | None = None
         self.given: list[Any] = []
@@ -164,12 +167,36 @@ def elements(argument: Argument, extents: Mapping[str, int], strides: Mapping[tu
     return (last + 1) * (2 if argument.storage in ("c64", "c128") else 1)
 
 
-def launched(kernel: Any, programs: int, given: Sequence[Any], warps: int) -> None:
-    """Launch one kernel by Triton; ToolchainError with what it says if it cannot."""
+def excess(kernels: Any, launches: Sequence[TileLaunch]) -> str:
+    """What kernels take beyond what the present GPU offers; empty if nothing. Triton compiles them as it does for
+    tensors in new memory, and remembers."""
+    for launch in launches:
+        given = [Address(0, dtype_of(p), 0) if p.type[0] == "*" else 1 for p in launch.parameters]
+        try:
+            with reported(launch.kernel):
+                made = getattr(kernels, launch.kernel).warmup(*given, grid=(1,), **options_of(launch))
+                _ = made.run  # with it, the machine code is loaded
+        except TooLarge as found:
+            return found.diagnostics[0].message
+    return ""
+
+
+def options_of(launch: TileLaunch) -> dict[str, Any]:
+    """What Triton is told beside arguments; fusing is said because versions differ in what is usual."""
+    return {"num_warps": launch.warps, "enable_fp_fusion": True}
+
+
+@contextlib.contextmanager
+def reported(kernel: str) -> Iterator[None]:
+    """What Triton says if it cannot compile or launch a kernel: TooLarge if that takes more than the GPU has, else
+    ToolchainError."""
     from triton.errors import TritonError
+    from triton.runtime.errors import OutOfResources
 
     try:
-        kernel[(programs,)](*given, num_warps=warps, enable_fp_fusion=True)
+        yield
+    except OutOfResources as error:
+        raise TooLarge(f"{kernel} takes {error.required} of {error.name}; the GPU has {error.limit}") from error
     except (TritonError, RuntimeError) as error:
         said = "\n    ".join(str(error).strip().splitlines()[-5:]) or type(error).__name__
-        raise ToolchainError(f"Triton cannot launch a kernel: {said}") from error
+        raise ToolchainError(f"Triton cannot launch {kernel}: {said}") from error

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from ssmc.backends import BYTES, Launch
 from ssmc.compiler import stages
 from ssmc.dsl import elaborate, module_from_text
-from ssmc.errors import Unsupported, UserError
+from ssmc.errors import TooLarge, Unsupported, UserError
 from ssmc.ir import Program, bind_extents, print_program
 from ssmc.ir.interpret import interpret
-from ssmc.passes import grad, kept_values, rebuilding, saving, step
+from ssmc.ir.loops import Limits
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
 from tests.backends.test_c_derived import FORMS, derived
 from tests.backends.test_c_random import LOWERED as RANDOM
 from tests.backends.test_c_tables import CASES
@@ -173,6 +174,35 @@ def test_sums_too_large_for_a_chunk_are_gathered_at_each_step() -> None:
     (block,) = [k.block for k in made.loops.kernels if k.sums]
     assert block is not None and block.each_step
     check(program(SCAN), sizes)
+
+
+@pytest.mark.parametrize(
+    "limits, threads", [(Limits(2000), 64), (Limits(48 << 10, threads=128), 128), (Limits(640), 32)], ids=str
+)
+def test_sums_that_take_more_than_the_gpu_has_are_gathered_by_fewer_threads(limits: Limits, threads: int) -> None:
+    sizes = {"b": 1, "t": 3, "d": 133, "n": 40}
+    gradient = grad(program(SCAN))
+    kept = kept_values(gradient)
+    inputs = random_inputs(gradient, sizes)
+    found = built(saving(program(SCAN), kept), sizes)({t.name: inputs[t.name] for t in program(SCAN).inputs})
+    backward = CompiledProgram(rebuilding(gradient, kept), sizes, target="cuda", limits=limits)
+    for kernel, launch in zip(backward.stages.loops.kernels, backward.stages.launches, strict=True):
+        assert launch.shared <= limits.shared and launch.threads <= limits.threads
+        assert not kernel.sums or launch.threads == launch.group == threads
+    agree(backward({**inputs, **{k.name: found[k.name] for k in kept}}), interpret(gradient, inputs))
+
+
+def test_no_plan_is_small_enough() -> None:
+    gradient = grad(program(SCAN))
+    made = rebuilding(gradient, kept_values(gradient))
+    sizes = {"b": 1, "t": 3, "d": 133, "n": 40}
+    with pytest.raises(TooLarge, match="32 threads gathers its sums in 320 bytes .*; the GPU has 300 bytes"):
+        stages(made, "cuda", sizes=sizes, limits=Limits(300))
+    with pytest.raises(UserError, match="plan: threads=512") as caught:
+        stages(
+            program(SCAN), "cuda", sizes=sizes, options=PlanOptions(threads=512), limits=Limits(48 << 10, threads=256)
+        )
+    assert "at most 256 on this GPU" in str(caught.value)
 
 
 def test_numbers_without_axes() -> None:

@@ -195,6 +195,15 @@ def test_a_chunk_and_a_bit_by_triton() -> None:
     check(program(SCAN), {"b": 1, "t": 33, "d": 3, "n": 3}, quickly=False)
 
 
+def test_tiles_that_are_too_large_are_halved() -> None:
+    """64 lanes of 1000 states fill more than a tile; 32 lanes do not."""
+    sizes = {"b": 1, "t": 3, "d": 35, "n": 1000}
+    gradient = grad(program(SCAN))
+    made = stages(rebuilding(gradient, kept_values(gradient)), "triton", sizes=sizes)
+    assert {launch.block for launch, k in zip(made.programs, made.loops.kernels, strict=True) if k.sums} == {32}
+    check(program(SCAN), sizes)
+
+
 def test_no_lanes_at_all_and_no_steps() -> None:
     built_scan = built(program(SCAN), {"b": 2, "t": 3, "d": 4, "n": 2})
     for sizes in ({"b": 2, "t": 0, "d": 4, "n": 2}, {"b": 0, "t": 3, "d": 4, "n": 2}, {"b": 2, "t": 3, "d": 0, "n": 2}):

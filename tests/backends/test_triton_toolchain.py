@@ -12,6 +12,7 @@ import pytest
 from ssmc.backends import Cache, triton_toolchain
 from ssmc.compiler import Compiled, compile_program
 from ssmc.errors import ToolchainError, UserError
+from ssmc.ir.loops import Limits
 from ssmc.passes import grad, kept_values, rebuilding
 from tests.library_cases import LOWERED
 
@@ -71,6 +72,18 @@ def test_states_stay_in_registers(tmp_path: Path) -> None:
     """Of a selective scan with 16 states, on its way back, which keeps most."""
     facts = check(compiled("sm_90", tmp_path, backward=True, scan=True), ".cubin")
     assert [item["spilled"] for item in facts] == [0] * len(facts)
+
+
+@needs_triton
+def test_a_smaller_plan_where_the_gpu_has_less(tmp_path: Path) -> None:
+    """Of shared memory, which only Triton knows how much of it is used."""
+    program = SCAN.program()
+    sizes, found = {**SCAN.sizes, "n": 64}, []
+    for limits in (None, Limits(32)):
+        done = compile_program(program, "triton:sm_90", None, sizes, cache=Cache(tmp_path), limits=limits)
+        found.append((done.programs[0].block, triton_toolchain.facts(done.library.parent)[0]["shared"]))
+    (usual, much), (smaller, less) = found
+    assert much > 32 >= less and smaller < usual
 
 
 @needs_triton

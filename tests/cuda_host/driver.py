@@ -35,8 +35,18 @@ class Driver:
     """The functions of ``cuda.bindings.driver`` that the runtime calls, and what was launched."""
 
     launched: list[tuple[str, int, int, int]] = field(default_factory=list)
-    CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=97)
+    shared: int = 227 << 10
+    threads: int = 1024
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=97, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK=1
+    )
     CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+
+    def cuDeviceGet(self, number: int) -> tuple[int, int]:
+        return OK, number
+
+    def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
+        return OK, {97: self.shared, 1: self.threads}[attribute]
 
     def cuCtxGetCurrent(self) -> tuple[int, int]:
         return OK, 1

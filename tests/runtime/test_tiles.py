@@ -18,8 +18,10 @@ import torch
 
 import ssmc
 from ssmc.errors import ToolchainError, Unsupported, UserError
+from ssmc.ir.loops import Limits
 from ssmc.runtime import machines
-from ssmc.runtime.machines import ThisMachine, TritonGpu, reason_against
+from ssmc.runtime.machines import Gpu, ThisMachine, TritonGpu, reason_against
+from tests.cuda_host.driver import Driver
 from tests.triton_host.machine import interpreted
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'ssmc[gpu]'")
@@ -104,7 +106,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
         named = SimpleNamespace(gcnArchName=amd + ":sramecc+:xnack-")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: named)
-        monkeypatch.setattr(machines, "driver", lambda: None)
+        monkeypatch.setattr(machines, "driver", lambda: Driver(shared=99 << 10))
         machines._machine_of.cache_clear()
 
     yield seen
@@ -116,10 +118,16 @@ def test_the_usual_targets(gpus: Callable[..., None]) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     gpus((8, 9))
     machine = ThisMachine()
-    assert (machine.of(cpu).target, machine.of(gpu).target) == ("c", "cuda:sm_80")
+    assert machine.of(cpu).target == "c" and machine.of(gpu) == Gpu("cuda:sm_80", 1, Limits(99 << 10, 1024))
     assert machine.choosing("triton").of(gpu) == TritonGpu(number=1)
     assert reason_against("triton") == reason_against("triton:sm_80") == reason_against("cuda:sm_80") == ""
     assert reason_against("triton:gfx942") == reason_against("cuda:sm_90") == "the GPUs here want sm_80"
+    for target in ("cuda", "triton"):
+        gpus((7, 5))
+        with pytest.raises(
+            ToolchainError, match="this GPU has compute capability 7.5, for which no kernels can be made"
+        ):
+            machine.choosing(target).of(gpu)
     gpus(amd="gfx942")
     assert machine.of(gpu) == TritonGpu(number=1) and machine.device_of("triton:gfx942") == "cuda"
     assert reason_against("cuda") == "the GPUs here are AMD's"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from ssmc.compiler import Compiled
 from ssmc.errors import Unsupported
 from ssmc.runtime import Layer
 from ssmc.runtime.machines import Entry, TritonGpu, tile_launcher
@@ -33,6 +34,9 @@ def tensor_at(address: int, dtype: torch.dtype, count: int) -> torch.Tensor:
 @dataclass(frozen=True)
 class InterpretedGpu(TritonGpu):
     """A GPU that is this host."""
+
+    def excess(self, made: Compiled) -> str:
+        return ""
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         def allocate(size: int) -> torch.Tensor:

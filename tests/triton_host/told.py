@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ssmc.backends import triton_toolchain
+from ssmc.backends import Cache, triton_toolchain
 from ssmc.compiler import emit_program
 from ssmc.dsl import elaborate, module_from_text
-from ssmc.errors import ToolchainError
+from ssmc.errors import TooLarge, ToolchainError
+from ssmc.passes import PlanOptions
 from ssmc.runtime import machines
 from ssmc.runtime.machines import Entry, TritonGpu
 from ssmc.runtime.stored import _variant_to_json
@@ -52,7 +53,7 @@ def call(entry: Entry, axes: tuple[str, ...], b: int, t: int, d: int, last: int 
     assert entry(struct.pack("3P", place, 8192, 16384), struct.pack(f"{len(numbers)}q", *numbers), 1) == 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pretended(now: list[Any], number: int) -> Iterator[None]:
     now.append(number)
     yield
@@ -99,11 +100,28 @@ def test_lengths_never_compile_again(driver: Callable[..., Driver], tmp_path: Pa
     assert len(told.loaded) == 3
 
 
+def test_a_smaller_plan_where_the_gpu_has_less(
+    driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Plans are halved until Triton loads them; none is small enough for a GPU without threads."""
+    monkeypatch.setattr(torch.cuda, "device", lambda number: contextlib.nullcontext())
+    program, cache = elaborate(module_from_text(SCAN)), Cache(tmp_path / "cache")
+    given = (program, {"x": "f32", "a": "f32"}, {"b": 1, "t": 1, "d": 1}, cache, {"y": "f32"}, PlanOptions())
+    found = []
+    for threads in (1024, 64, 32):
+        driver("sm_90", threads=threads)
+        found.append(TritonGpu().compile(*given).programs[0].block)
+    assert found == [128, 64, 32]
+    driver("sm_90", threads=16)
+    with pytest.raises(TooLarge, match="f: no plan fits cuda:0: ssmc_k0 takes 32 of threads; the GPU has 16"):
+        TritonGpu().compile(*given)
+
+
 def test_what_triton_refuses(driver: Callable[..., Driver]) -> None:
     driver("sm_90", threads=32)
     text, made, axes = described()
     entry = machines.tile_launcher(load_kernels(text), made, lambda size: torch.empty(size))
-    with pytest.raises(ToolchainError, match="Triton cannot launch a kernel: out of resource: threads"):
+    with pytest.raises(TooLarge, match="ssmc_k0 takes 128 of threads; the GPU has 32"):
         call(entry, axes, 2, 7, 5)
 
 
