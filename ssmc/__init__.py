@@ -20,6 +20,8 @@ The map, in the order of processing:
     the spine, all of the above in one screen
 ``ssmc.runtime``
     machine code → a PyTorch operator: ``ssmc.load``, ``ssmc.compile``
+``ssmc.tune``
+    plans that run faster than the compiler's own, found by trying them
 ``ssmc.models``
     complete models that stand on compiled layers
 ``ssmc.cli``

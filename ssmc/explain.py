@@ -60,6 +60,7 @@ class Explanation:
     kernels: tuple[KernelCost, ...]
     plan: str
     machine: Machine
+    origin: str = ""
 
     @property
     def bytes(self) -> int:
@@ -100,6 +101,7 @@ class Explanation:
             "exponentials": self.exponentials,
             "kernels": kernels,
             "machine": asdict(self.machine),
+            "plan_origin": self.origin,
             "predicted_seconds": self.predicted,
         }
 
@@ -111,7 +113,7 @@ class Explanation:
         m = self.machine
         lines = [f"{self.layer}: " + ", ".join(f"#{axis} = {extent}" for axis, extent in self.extents.items()), ""]
         lines += [f"  {name:<14} {storage:<6} {scaled(size)}B" for name, storage, size in self.tensors]
-        lines += ["", self.plan]
+        lines += ["", self.plan, *([f"plan: {self.origin}"] if self.origin else [])]
         for k in self.kernels:
             lines += [
                 "",
@@ -138,6 +140,7 @@ def explain(
     threads: int | None = None,
     options: PlanOptions | None = None,
     target: str = "c",
+    origin: str = "",
 ) -> Explanation:
     """What one call costs.
 
@@ -146,6 +149,7 @@ def explain(
         sizes: the extent of every axis that an input binds.
         storage: storage name of each input; f32 by default.
         threads: how many run it; by default one per processor.
+        options: how kernels are to run; by default the compiler chooses. ``origin`` says why they are these.
 
     Raises:
         UserError: an extent is missing. Unsupported: no strategy. ToolchainError: no compiler.
@@ -164,7 +168,8 @@ def explain(
     tensors = tuple((a.name, a.storage, memory[a.name]) for a in done.arguments)
     kernels = _kernels(done, extents, memory)
     shown = {axis.name: extents[axis.name] for axis in program.axes}
-    return Explanation(program.name, shown, tensors, kernels, done.plan.describe(), machine(threads or _processors()))
+    speeds = machine(threads or _processors())
+    return Explanation(program.name, shown, tensors, kernels, done.plan.describe(), speeds, origin)
 
 
 def _kernels(done: Stages, extents: Mapping[str, int], memory: Mapping[str, int]) -> tuple[KernelCost, ...]:

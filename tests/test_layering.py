@@ -30,15 +30,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": BASE | MIDDLE | {"compiler"},
     "verify": BASE | MIDDLE | {"compiler"},
     "runtime": BASE | MIDDLE | {"compiler", "explain", "verify"},
+    "tune": BASE | MIDDLE | {"compiler", "explain", "runtime", "verify"},
     "compat": BASE | MIDDLE | {"compiler", "runtime"},
     "__main__": {"cli"},
     "cli": BASE | MIDDLE | {"compiler", "runtime", "commands"},
-    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "models", "runtime", "verify"},
+    "commands": BASE | MIDDLE | {"compiler", "derivations", "explain", "models", "runtime", "tune", "verify"},
     "models": BASE | MIDDLE | {"compiler", "runtime", "compat"},
 }
 # Modules that are faces of their own: what they offer concerns few, or loads NumPy.
 SECOND_FACES = {"ssmc.ir.interpret", "ssmc.ir.loops", "ssmc.ir.loops_text", "ssmc.ir.scalar"}
-TORCH = {"verify", "runtime", "compat", "models"}
+TORCH = {"verify", "runtime", "tune", "compat", "models"}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

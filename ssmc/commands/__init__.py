@@ -14,8 +14,9 @@ from .library import library
 from .report import BUG, WRONG_USAGE, Report, as_object, guarded, show
 from .resources import resources
 from .targets import targets
+from .tune import tune
 from .verify import verify
 
-COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, resources, targets, convert, doctor)
+COMMANDS = (check, fmt, library, compile_, *DERIVED, explain, verify, tune, resources, targets, convert, doctor)
 
 __all__ = ["BUG", "COMMANDS", "WRONG_USAGE", "Report", "as_object", "guarded", "show"]

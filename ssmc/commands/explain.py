@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssmc.analysis import Cost, Recurrence
     from ssmc.explain import Explanation
     from ssmc.ir import Program
+    from ssmc.passes import PlanOptions
 
 REAL_BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2}
 
@@ -86,9 +87,24 @@ def _explanation(chosen: LayerChoice, program: Program, target: str) -> tuple[Ex
 
     try:
         storage = default_storage(program, chosen.dtype)
-        return kernels.explain(program, chosen.sizes, storage, options=chosen.plan, target=target), []
+        options, origin = _planned(chosen, target)
+        return kernels.explain(program, chosen.sizes, storage, options=options, target=target, origin=origin), []
     except Unsupported as error:
         return None, [diagnostic.message for diagnostic in error.diagnostics]
+
+
+def _planned(chosen: LayerChoice, target: str) -> tuple[PlanOptions | None, str]:
+    """The plan that is asked for, or that tuning has found for this machine, and why it is this one."""
+    from ssmc.backends import Cache
+
+    if target != "c" or (chosen.plan and chosen.plan.chosen) or not (Cache().root / "tuned").is_dir():
+        return chosen.plan, "as was asked for" if chosen.plan and chosen.plan.chosen else ""
+    from ssmc import runtime
+
+    layer = runtime.load(chosen.name, None, None, "", **chosen.choice.statics)
+    present = None if chosen.choice.present is None else sorted(chosen.choice.present)
+    found = runtime.Examined(layer, present, chosen.choice.signatures, chosen.dtype).planned(chosen.sizes)
+    return found.options, found.because
 
 
 def _kind(recurrence: Recurrence) -> str:

@@ -21,7 +21,7 @@ DTYPES = ("f32", "f64", "bf16", "f16")
 
 
 _LAYER = click.argument("layer", metavar="LAYER")
-_SPECIALISED = (
+SPECIALISED = (
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A static parameter."),
     click.option("--without", multiple=True, metavar="z,D", help="Inputs that are absent."),
     click.option("--signature", "signatures", multiple=True, metavar="B=d,n", help="The axes of an input."),
@@ -35,12 +35,12 @@ _STORED = (
 
 def layer_options(function: F) -> F:
     """Add LAYER and the options that specialise it; the function takes them as ``LayerChoice.parse`` does."""
-    return with_options(function, (_LAYER, *_STORED, *_SPECIALISED, PLAN))
+    return with_options(function, (_LAYER, *_STORED, *SPECIALISED, PLAN))
 
 
 def program_options(function: F) -> F:
     """The same without what only compiling needs: extents and storage."""
-    return with_options(function, (_LAYER, *_SPECIALISED))
+    return with_options(function, (_LAYER, *SPECIALISED))
 
 
 def with_options(function: F, options: Sequence[Callable[[F], F]]) -> F:
@@ -60,6 +60,7 @@ class LayerChoice:
     sizes: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "f32"
     plan: PlanOptions | None = None
+    name: str = ""
 
     @classmethod
     def parse(
@@ -86,7 +87,7 @@ class LayerChoice:
         choice = dsl.Choice(
             _statics(signature, settings), _present(signature, without), _signatures(signature, signatures)
         )
-        return cls(module, signature, choice, _sizes(sizes), dtype, options)
+        return cls(module, signature, choice, _sizes(sizes), dtype, options, layer)
 
     def elaborate(self) -> Program:
         """The specialised Program; UserError if it is wrong or a size names none of its axes."""

@@ -17,7 +17,8 @@ from ssmc.errors import UserError
 
 @dataclass(frozen=True)
 class Knob:
-    """What one option means, the targets that it concerns, and the values that it may have: numbers, or ``words``."""
+    """What one option means, the targets that it concerns, and the values that it may have: numbers, or ``words``;
+    a tuner tries those in ``tried``, or all words."""
 
     meaning: str
     targets: tuple[str, ...]
@@ -26,6 +27,7 @@ class Knob:
     power: bool = False
     multiple: int = 1
     words: tuple[str, ...] = ()
+    tried: tuple[int, ...] = ()
 
     def read(self, text: str) -> int | str | None:
         """The value that is written as ``text``; None if it is none."""
@@ -61,26 +63,36 @@ class PlanOptions:
     Values are checked as soon as one is made: UserError, with what was expected.
     """
 
-    lanes: int = _knob(0, "channels that a kernel takes at a time", "c", 1, 256, power=True)
-    tile: int = _knob(32, "steps of a tile of time, where states run through tiles (0: never)", "c", 0, 4096)
-    states: int = _knob(0, "states that stay in registers for a tile", "c", 1, 64)
+    lanes: int = _knob(
+        0, "channels that a kernel takes at a time", "c", 1, 256, power=True, tried=(16, 32, 64, 128, 256)
+    )  # fmt: skip
+    tile: int = _knob(
+        32, "steps of a tile of time, where states run in tiles (0: never)", "c", 0, 4096, tried=(0, 8, 16, 64, 128)
+    )  # fmt: skip
+    states: int = _knob(0, "states that stay in registers for a tile", "c", 1, 64, tried=(2, 4, 16))
     threads: int = _knob(
-        0, "threads of a block, where it gathers no sums over lanes", "cuda", 32, 1024, multiple=32
+        0, "threads of a block, where it gathers no sums over lanes", "cuda", 32, 1024, multiple=32, tried=(32, 64, 256)
     )  # fmt: skip
-    together: int = _knob(0, "blocks that a multiprocessor has room for at once, at least", "cuda", 1, 32)
-    batch: int = _knob(0, "steps taken together, whose loads come first", "cuda", 1, 16)
-    ahead: int = _knob(0, "rounds of innermost loops that are written out", "cuda", 1, 16)
-    block: int = _knob(0, "lanes of a program, at most, where it adds up no groups", "triton", 1, 1024, power=True)
-    warps: int = _knob(0, "warps of a program", "triton", 1, 16, power=True)
+    together: int = _knob(
+        0, "blocks that a multiprocessor has room for at once, at least", "cuda", 1, 32, tried=(1, 2, 4, 8)
+    )  # fmt: skip
+    batch: int = _knob(0, "steps taken together, whose loads come first", "cuda", 1, 16, tried=(1, 2, 4, 8))
+    ahead: int = _knob(0, "rounds of innermost loops that are written out", "cuda", 1, 16, tried=(1, 2, 4))
+    block: int = _knob(
+        0, "lanes of a program, at most, where it adds up no groups", "triton", 1, 1024, power=True,
+        tried=(8, 16, 32, 64, 128, 256),
+    )  # fmt: skip
+    warps: int = _knob(0, "warps of a program", "triton", 1, 16, power=True, tried=(1, 2, 4, 8))
     steps: int = _knob(
-        0, "steps of a thread or program, where steps do not depend on each other", "cuda triton", 1, 4096
+        0, "steps of a thread or program, where steps do not depend on each other", "cuda triton", 1, 4096,
+        tried=(4, 16, 32),
     )  # fmt: skip
-
     time: str = _knob(
         "auto", "how recurrences run through time", "c cuda triton", words=("auto", "in_order", "chunks")
     )  # fmt: skip
     chunk: int = _knob(
-        0, "steps of a chunk of time, where chunks run at once", "c cuda triton", 32, 1 << 20, multiple=32
+        0, "steps of a chunk of time, where chunks run at once", "c cuda triton", 32, 1 << 20, multiple=32,
+        tried=(64, 128, 256, 512, 1024),
     )  # fmt: skip
 
     def __post_init__(self) -> None:

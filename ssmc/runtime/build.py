@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,21 @@ import torch
 from ssmc.compiler import Argument
 from ssmc.errors import ToolchainError
 from ssmc.ir import Expr, evaluate_int
+from ssmc.passes import PlanOptions
 
 from .dtypes import TORCH_DTYPES
 from .specialise import Specialisation
 
 _data_ptr, _threads = torch.Tensor.data_ptr, torch.get_num_threads
 _CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How kernels are to run, and for people why so; nothing where the compiler chooses."""
+
+    options: PlanOptions = PlanOptions()
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Variant:
     library: Path
     text: Path
     entry: Callable[..., int]
+    planned: Planned = Planned()
 
 
 @dataclass(frozen=True)
@@ -143,18 +153,26 @@ def extent_in_bytes(value: torch.Tensor) -> tuple[int, int]:
 
 
 class Family:
-    """The compiled variants for one kind of call."""
+    """The compiled variants for one kind of call. ``planned`` says how calls with given extents are to run."""
 
-    def __init__(self, spec: Specialisation, build: Callable[[Specialisation, dict[str, int]], Variant]) -> None:
+    def __init__(
+        self,
+        spec: Specialisation,
+        build: Callable[[Specialisation, dict[str, int], Planned], Variant],
+        planned: Callable[[Mapping[str, int]], Planned],
+    ) -> None:
         self.spec = spec
         self.built: list[Variant] = []
-        self._build = build
+        self._build, self._planned = build, planned
 
     def compiled(self, sizes: Mapping[str, Any]) -> Variant:
-        """The variant whose compiled-in extents are these, compiled now if there is none yet."""
+        """The variant whose plan and compiled-in extents are these, compiled now if there is none yet."""
+        known = {axis: int(extent) for axis, extent in sizes.items()}
+        planned = self._planned(known)
         for item in self.built:
-            if all(sizes.get(axis, extent) == extent for axis, extent in item.fixed.items()):
+            fits = all(known.get(axis, extent) == extent for axis, extent in item.fixed.items())
+            if fits and item.planned.options == planned.options:
                 return item
-        made = self._build(self.spec, {axis: int(extent) for axis, extent in sizes.items()})
+        made = replace(self._build(self.spec, known, planned), planned=planned)
         self.built.append(made)
         return made

@@ -122,6 +122,11 @@ class Recipe:
         found = {p.of: v for p, v in zip(spec.gives, made, strict=True)}
         return [found.get(p.name) for p in self._gives]
 
+    @property
+    def gradient(self) -> Kind:
+        """The gradient from all outputs that have one."""
+        return self._gradient(self._able)[0]
+
     def _gradient(self, of: tuple[str, ...]) -> tuple[Kind, Specialisation]:
         """The gradient from these outputs. Where it needs what was not kept, it is the one from all of them."""
         found = self._gradients.get(of)

@@ -26,6 +26,7 @@ from .gradient import asks_for_derivatives
 from .operator import CALLS_KEPT, Operator, check_out, operator_of
 from .specialise import Kind
 from .state import State, rebuilt
+from .tuned import Results, Subject
 
 if TYPE_CHECKING:
     from ssmc.verify import Verification
@@ -144,6 +145,15 @@ class Layer:
     def plan(self) -> PlanOptions:
         """How its kernels are to run, where that is not left to the compiler."""
         return self._operator.source.plan
+
+    def subject(self, kind: Kind, device: torch.device) -> Subject:
+        """What results of tuning for calls of that kind on that device are stored under."""
+        return self._operator.source.subject(kind, device)
+
+    @property
+    def results(self) -> Results:
+        """Where results of tuning are."""
+        return self._operator.source.results
 
     def device_of(self, target: str) -> str:
         """The type of device on which a target's tensors live; Unsupported if nothing here runs its kernels."""
@@ -439,11 +449,13 @@ class Layer:
         if not sizes and self._operator.latest is not None:
             kind, call = self._operator.latest
             own = {axis: n for axis, n in call.extents.items() if axis not in dict(call.variant.derived)}
-            return explain(call.spec.program(), own, call.spec.storage, threads, self.plan)
+            plan = call.variant.planned
+            return explain(call.spec.program(), own, call.spec.storage, threads, plan.options, origin=plan.because)
         statics = {name: sizes.pop(name) for name in [*sizes] if name in self._statics}
         kind = self._kind_for(present, signatures, takes_state, returns_state, statics, STORAGE[dtype])
         spec = self._operator.specialisation(kind)
-        return explain(spec.program(), sizes, spec.storage, threads, self.plan)
+        plan = self._operator.source.planned(kind, sizes, torch.device("cpu"))
+        return explain(spec.program(), sizes, spec.storage, threads, plan.options, origin=plan.because)
 
     def verify(
         self,

@@ -31,7 +31,7 @@ from ssmc.ir import Program
 from ssmc.ir.loops import Limits
 from ssmc.passes import PlanOptions
 
-from .gpu import Launcher, architecture_for, driver, limits_of
+from .gpu import Launcher, architecture_for, checked, driver, limits_of
 from .tiles import TileLauncher, excess, load_kernels
 
 DEVICES = ("cpu", "cuda")
@@ -45,6 +45,10 @@ class Machine(Protocol):
     def target(self) -> str: ...
     def key_parts(self) -> Mapping[str, str]:
         """What machine code depends on besides the Program; parts of a cache key."""
+        ...
+
+    def about(self) -> tuple[str, str]:
+        """What results of tuning hold for: the device, and its tools."""
         ...
 
     def compile(
@@ -85,6 +89,10 @@ class Processor:
     def key_parts(self) -> Mapping[str, str]:
         return toolchain.find().key_parts()
 
+    def about(self) -> tuple[str, str]:
+        found, threads = toolchain.find(), torch.get_num_threads()
+        return f"{toolchain.cpu_name()}, {threads} threads", f"{found.kind} {found.version} {' '.join(found.flags)}"
+
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
         outputs: Mapping[str, str], options: PlanOptions,
@@ -112,6 +120,10 @@ class Gpu(Processor):
     ) -> Compiled:  # fmt: skip
         """A plan that fits this very GPU, which may offer less than others of its architecture."""
         return compile_program(program, self.target, storage, sizes, options, cache, outputs, self.limits)
+
+    def about(self) -> tuple[str, str]:
+        found, version = cuda_toolchain.find(), checked(driver(), "cuDriverGetVersion")
+        return torch.cuda.get_device_name(self.number), f"driver {version}, {found.kind} {found.version}"
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Kernels belong to the context of their GPU, which has to be PyTorch's current one while they are launched."""
@@ -148,6 +160,10 @@ class TritonGpu(Processor):
         """The text is all that is kept; Triton has a cache of its own."""
         triton_toolchain.find()
         return {}
+
+    def about(self) -> tuple[str, str]:
+        version = torch.version.hip or checked(driver(), "cuDriverGetVersion")
+        return torch.cuda.get_device_name(self.number), f"driver {version}, triton {triton_toolchain.find().version}"
 
     def compile(
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
@@ -271,8 +287,12 @@ def lacking(target: str) -> str:
     return ""
 
 
+def architecture_of(device: torch.device) -> str:
+    """The architecture of a GPU here, as targets name it."""
+    return _architecture(device.index or 0)
+
+
 def _architecture(number: int) -> str:
-    """The architecture of a GPU, as targets name it."""
     if torch.version.hip is not None:
         return str(torch.cuda.get_device_properties(number).gcnArchName).partition(":")[0]
     return architecture_for(torch.cuda.get_device_capability(number))

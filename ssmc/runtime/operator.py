@@ -12,7 +12,7 @@ import functools
 import keyword
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,11 +24,12 @@ from ssmc.passes import PlanOptions
 
 from .arrange import Arranged, Geometry, geometry
 from .binding import alternative, check_kind, checked_static, shown
-from .build import Call, Family, Variant, extent_in_bytes
+from .build import Call, Family, Planned, Variant, extent_in_bytes
 from .dtypes import STORAGE, TORCH_DTYPES, short
 from .gradient import Recipe, asks_for_derivatives
 from .machines import DEVICES, Machines, one_device
 from .specialise import STATE, Kind, Place, Specialisation
+from .tuned import Results, Subject
 
 NAMESPACE = "ssmc"
 CALLS_KEPT = 1024
@@ -53,7 +54,16 @@ class Source(Protocol):
 
     def specialisation(self, kind: Kind) -> Specialisation: ...
 
-    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device) -> Variant: ...
+    def subject(self, kind: Kind, device: torch.device) -> Subject: ...
+
+    @property
+    def results(self) -> Results: ...
+
+    def planned(self, kind: Kind, sizes: Mapping[str, int], device: torch.device) -> Planned: ...
+
+    def build(
+        self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device, options: PlanOptions
+    ) -> Variant: ...
 
 
 class Operator:
@@ -180,7 +190,11 @@ class Operator:
         device = one_device(self.layer, [p.described() for p in spec.takes], given)
         family = self.families.get((kind, device))
         if family is None:
-            family = Family(spec, lambda s, n: self.source.build(s, kind, n, device))
+            family = Family(
+                spec,
+                lambda s, n, p: self.source.build(s, kind, n, device, p.options),
+                lambda n: self.source.planned(kind, n, device),
+            )
             self.families[kind, device] = family
         ready = Call(spec, family.compiled(sizes), sizes, given, out, device)
         self._check_order(ready)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,12 @@ import ssmc
 from ssmc.backends import Cache
 from ssmc.compiler import Argument, Compiled
 from ssmc.dsl import Choice, LayerSignature, Module, check, elaborate, signature
-from ssmc.errors import UserError
+from ssmc.errors import SsmcError, Unsupported, UserError
 from ssmc.ir import Program, expr_from_json, expr_to_json
 from ssmc.passes import PlanOptions
 
-from .build import Variant
+from . import tuned
+from .build import Planned, Variant
 from .codec import (
     signature_from_json,
     signature_to_json,
@@ -132,16 +134,61 @@ class StoredSource:
 
     # ------------------------------------------------------------ machine code
 
-    def build(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device) -> Variant:
+    def subject(self, kind: Kind, device: torch.device) -> tuned.Subject:
+        """What results of tuning for calls of that kind on that device are stored under."""
+        machine = self.machines.of(device)
+        target = machine.target.partition(":")[0]
+        return tuned.Subject(self.signature.name, self._key, kind.text, target, *machine.about())
+
+    @functools.cached_property
+    def results(self) -> tuned.Results:
+        """Where results of tuning are."""
+        return tuned.Results(self._cache.root)
+
+    def planned(self, kind: Kind, sizes: Mapping[str, int], device: torch.device) -> Planned:
+        """How calls of that kind with these extents run: as the user says, else as tuning has found, else as the
+        compiler chooses."""
+        if self.plan.chosen:
+            return Planned(self.plan, "as was asked for")
+        if not tuned.is_used() or not self.results.folder.is_dir():
+            return Planned()
+        winner = self.results.winner(self.subject(kind, device), sizes)
+        if winner is None or not winner.plan:
+            return Planned(because="tuned: no other plan was found to be faster" if winner else "")
+        why = f"tuned on {winner.when}: {winner.ratio:.2f} of the time that the compiler's own plan takes"
+        try:
+            return Planned(PlanOptions.parse(winner.plan), why)
+        except UserError as error:  # from another version
+            self._not_used(winner.plan, error)
+            return Planned()
+
+    def _not_used(self, plan: str, error: SsmcError) -> None:
+        reason = error.diagnostics[0].message
+        message = f"{self.signature.name}: the tuned plan {plan} is not used: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def build(
+        self, spec: Specialisation, kind: Kind, sizes: dict[str, int], device: torch.device, options: PlanOptions
+    ) -> Variant:
         """The variant for these sizes, of which the inner ones are compiled in, and for tensors on that device."""
-        tools = self.machines.of(device)
-        about = {"kind": kind.text, "target": tools.target, "plan": str(self.plan)}
-        fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes, tools).fixed))
+        try:
+            return self._build(spec, kind, sizes, self.machines.of(device), options)
+        except (UserError, Unsupported) as error:
+            if options == self.plan:
+                raise
+            self._not_used(str(options), error)  # it was found by another version of the compiler
+            return self._build(spec, kind, sizes, self.machines.of(device), self.plan)
+
+    def _build(
+        self, spec: Specialisation, kind: Kind, sizes: dict[str, int], tools: Machine, options: PlanOptions
+    ) -> Variant:
+        about = {"kind": kind.text, "target": tools.target, "plan": str(options)}
+        fixed = self._derived("fixed", about, lambda: sorted(self._compiled(spec, kind, sizes, tools, options).fixed))
         about["sizes"] = json.dumps({axis: sizes[axis] for axis in fixed if axis in sizes})
         machine = {"what": "variant", "layer": self._key, "code": CODE, **tools.key_parts()}
 
         def write(folder: Path) -> None:
-            made = self._compiled(spec, kind, sizes, tools)
+            made = self._compiled(spec, kind, sizes, tools, options)
             for file in {made.text, made.library}:
                 _link(file, folder / file.name)
             (folder / DESCRIPTION).write_text(json.dumps(_variant_to_json(made, sizes)), encoding="utf-8")
@@ -149,12 +196,14 @@ class StoredSource:
         folder = self._cache.get({**machine, **about}, write)
         return _variant_from_json(json.loads((folder / DESCRIPTION).read_bytes()), folder, tools)
 
-    def _compiled(self, spec: Specialisation, kind: Kind, sizes: dict[str, int], tools: Machine) -> Compiled:
+    def _compiled(
+        self, spec: Specialisation, kind: Kind, sizes: dict[str, int], tools: Machine, options: PlanOptions
+    ) -> Compiled:
         """Compiled now; asked for twice in a cold start, so the last one is kept."""
-        key = (kind, tuple(sizes.items()), tools.target)
+        key = (kind, tuple(sizes.items()), tools.target, options)
         if self._latest is None or self._latest[0] != key:
             outputs = {place.name: place.storage for place in spec.gives}
-            made = tools.compile(spec.program(), spec.storage, sizes, self._cache, outputs, self.plan)
+            made = tools.compile(spec.program(), spec.storage, sizes, self._cache, outputs, options)
             self._latest = key, made
         return self._latest[1]
 

@@ -7,8 +7,9 @@ what), ``cases`` (what the interpreter says, and how far rounding may lead away 
 """
 
 from .conformance import STORAGES, verify
+from .inputs import draw_inputs, settle
 from .rows import DOES_NOT_APPLY, FAILS, HOLDS, Finding, Row
-from .sizes import free_axes, solve
+from .sizes import free_axes, small, solve
 from .table import Verification
 
 __all__ = [
@@ -19,7 +20,10 @@ __all__ = [
     "Finding",
     "Row",
     "Verification",
+    "draw_inputs",
     "free_axes",
+    "settle",
+    "small",
     "solve",
     "verify",
 ]

@@ -121,4 +121,4 @@ def on_host(layer: Layer) -> Layer:
     """The same layer, run as CUDA C on this host."""
     source: Any = layer._operator.source
     texts, asked, read = source.made_of
-    return Layer(operator_of(StoredSource(texts, asked, read, HostMachines())), layer.statics)
+    return Layer(operator_of(StoredSource(texts, asked, read, HostMachines(), source.plan)), layer.statics)
