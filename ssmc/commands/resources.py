@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmc.errors import Unsupported
+from ssmc.errors import ToolchainError, Unsupported
 
 from .compile import ASSUMED_EXTENT, staged
 from .layer import DTYPES
@@ -103,9 +103,19 @@ def _passes(
             kept = kept_values(gradient)
             forms = {"forward": saving(program, kept), "backward": rebuilding(gradient, kept)}
         for name, form in forms.items():
-            yield {"layer": layer, "pass": name, "kernels": kernels(form, sizes or {}, dtype, architectures)}
+            yield {"layer": layer, "pass": name, **_taken(form, sizes or {}, dtype, architectures, kernels)}
     except Unsupported as refusal:
         yield {"layer": layer, "unsupported": refusal.diagnostics[0].message}
+
+
+def _taken(
+    program: Program, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str], kernels: Callable[..., Any]
+) -> dict[str, Any]:
+    """What its kernels take, or why a compiler did not say so: that of one pass is no reason to stop."""
+    try:
+        return {"kernels": kernels(program, sizes, dtype, architectures)}
+    except ToolchainError as failure:
+        return {"failed": failure.diagnostics[0].message.splitlines()[0]}
 
 
 def _kernels(
@@ -164,6 +174,9 @@ def _table(
     for row in found:
         if "unsupported" in row:
             yield f"| `{row['layer']}` | {row['unsupported'].replace('|', '/')} |" + " |" * (len(head) - 2)
+            continue
+        if "failed" in row:
+            yield f"| `{row['layer']}` | {row['pass']} | {row['failed'].replace('|', '/')} |" + " |" * (len(head) - 3)
             continue
         kernels = row["kernels"]
         cells = [f"`{row['layer']}`", row["pass"], str(len(kernels)), str(max(k["shared"] for k in kernels))]

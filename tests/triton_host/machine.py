@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ssmc.runtime import Layer
 from ssmc.runtime.machines import Entry, TritonGpu, tile_launcher
 from ssmc.runtime.operator import operator_of
 from ssmc.runtime.stored import StoredSource
+from ssmc.runtime.tiles import DTYPES
 from tests.triton_host import host
+from tests.triton_host.plain import Memory, plain, quickly_launched
 
 
 def tensor_at(address: int, dtype: torch.dtype, count: int) -> torch.Tensor:
@@ -33,17 +36,19 @@ def tensor_at(address: int, dtype: torch.dtype, count: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class InterpretedGpu(TritonGpu):
-    """A GPU that is this host."""
+    """A GPU that is this host. ``quickly``: not by Triton's interpreter."""
+
+    quickly: bool = False
 
     def excess(self, made: Compiled) -> str:
         return ""
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
-        def allocate(size: int) -> torch.Tensor:
-            return torch.full((size,), -1, dtype=torch.int8)
+        if self.quickly:
+            return tile_launcher(Quick(library.read_text()), made, empty, pointer=memory_at)
 
         kernels = host.load(library.read_text(), plainly=False)
-        launch = tile_launcher(kernels, made, allocate, pointer=tensor_at)
+        launch = tile_launcher(kernels, made, empty, pointer=tensor_at)
 
         def on_host(pointers: bytes, meta: bytes, threads: int) -> int:
             with pytest.MonkeyPatch.context() as patch:
@@ -51,6 +56,32 @@ class InterpretedGpu(TritonGpu):
                 return launch(pointers, meta, threads)
 
         return on_host
+
+
+class Quick:
+    """The kernels of a text, without Triton; each is called as Triton's are."""
+
+    def __init__(self, text: str) -> None:
+        self.kernels = plain(text)
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(self.kernels, name)
+
+        def launch(programs: int, *given: Any, **options: Any) -> None:
+            found = [Memory(v.data_ptr(), "i8", v.numel()) if isinstance(v, torch.Tensor) else v for v in given]
+            quickly_launched(kernel, programs, found)
+
+        return type("Launch", (), {"__getitem__": lambda self, grid: partial(launch, *grid)})()
+
+
+def empty(size: int) -> torch.Tensor:
+    """Memory that holds no zeros."""
+    return torch.full((size,), -1, dtype=torch.int8)
+
+
+def memory_at(address: int, dtype: torch.dtype, count: int) -> Memory:
+    names = {known: name for name, known in DTYPES.items()}
+    return Memory(address, names[dtype], count)
 
 
 @dataclass(frozen=True)
@@ -71,8 +102,9 @@ class InterpretedMachines:
         return "cpu"
 
 
-def interpreted(layer: Layer) -> Layer:
+def interpreted(layer: Layer, quickly: bool = False) -> Layer:
     """The same layer, run as Triton on this host."""
     source: Any = layer._operator.source
     texts, asked, read = source.made_of
-    return Layer(operator_of(StoredSource(texts, asked, read, InterpretedMachines())), layer.statics)
+    machines = InterpretedMachines(InterpretedGpu(quickly=quickly))
+    return Layer(operator_of(StoredSource(texts, asked, read, machines)), layer.statics)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -10,7 +11,10 @@ import ssmc
 from ssmc import dsl
 from ssmc.verify import DOES_NOT_APPLY, HOLDS, verify
 from tests.cuda_host.driver import on_host
+from tests.triton_host.machine import interpreted
 
+# Kernels of GPUs, on this host.
+GPUS: dict[str, Callable[[ssmc.Layer], ssmc.Layer]] = {"cuda": on_host, "triton": partial(interpreted, quickly=True)}
 # Some of what is asked of machine code: one kernel or two each.
 FEW = ("forward", "lengths", "step by step", "same bits", "huge strides", "packed", "padded", "backwards")
 
@@ -59,12 +63,13 @@ def test_complex_doubles_far_apart() -> None:
     assert found.ok and any(row.verdict == HOLDS for row in found.rows), str(found)
 
 
+@pytest.mark.parametrize("target", GPUS)
 @pytest.mark.parametrize(("storage", "only"), [("f32", FEW), ("bf16", ("forward", "gradient"))])
-def test_machine_code_for_gpus(storage: str, only: tuple[str, ...]) -> None:
+def test_machine_code_for_gpus(storage: str, only: tuple[str, ...], target: str) -> None:
     """The operator, its gradient and the launcher, with kernels that run on this host."""
-    found = verify(on_host(loaded("affine_scan", "affine_scan")), ["cuda"], [storage], only=only)
+    found = verify(GPUS[target](loaded("affine_scan", "affine_scan")), [target], [storage], only=only)
     assert found.ok, str(found)
-    rows = [row for row in found.rows if row.subject.startswith("cuda, ")]
+    rows = [row for row in found.rows if row.subject.startswith(f"{target}, ")]
     assert len(rows) == len(only) and all(row.verdict == HOLDS for row in rows), str(found)
 
 
@@ -87,8 +92,9 @@ def test_the_whole_table(module: str, layer: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("storage", ["f32", "f64", "bf16"])
+@pytest.mark.parametrize("target", GPUS)
 @pytest.mark.parametrize(("module", "layer"), list(layers()))
-def test_the_whole_table_for_gpus(module: str, layer: str, storage: str) -> None:
-    """As above, of CUDA C, whose kernels run on this host."""
-    found = verify(on_host(loaded(module, layer)), ["cuda"], [storage])
+def test_the_whole_table_for_gpus(module: str, layer: str, target: str, storage: str) -> None:
+    """As above, of CUDA C and Triton, whose kernels run on this host."""
+    found = verify(GPUS[target](loaded(module, layer)), [target], [storage])
     assert found.ok, str(found)
