@@ -162,7 +162,8 @@ class TritonGpu(Processor):
         return {}
 
     def about(self) -> tuple[str, str]:
-        version = torch.version.hip or checked(driver(), "cuDriverGetVersion")
+        """Asked of PyTorch, since nothing else here needs cuda-bindings."""
+        version = torch.version.hip or torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
         return torch.cuda.get_device_name(self.number), f"driver {version}, triton {triton_toolchain.find().version}"
 
     def compile(

@@ -101,6 +101,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     def seen(capability: tuple[int, int] | None = None, amd: str = "") -> None:
         monkeypatch.setattr(torch.version, "hip", "6.4" if amd else None)
+        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "a GPU")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
@@ -120,6 +122,7 @@ def test_the_usual_targets(gpus: Callable[..., None]) -> None:
     machine = ThisMachine()
     assert machine.of(cpu).target == "c" and machine.of(gpu) == Gpu("cuda:sm_80", 1, Limits(99 << 10, 1024))
     assert machine.choosing("triton").of(gpu) == TritonGpu(number=1)
+    assert TritonGpu().about()[1].startswith("driver 13000, triton ")
     assert reason_against("triton") == reason_against("triton:sm_80") == reason_against("cuda:sm_80") == ""
     assert reason_against("triton:gfx942") == reason_against("cuda:sm_90") == "the GPUs here want sm_80"
     for target in ("cuda", "triton"):

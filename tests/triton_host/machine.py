@@ -40,6 +40,9 @@ class InterpretedGpu(TritonGpu):
 
     quickly: bool = False
 
+    def about(self) -> tuple[str, str]:
+        return "this host", "no GPU"
+
     def excess(self, made: Compiled) -> str:
         return ""
 
