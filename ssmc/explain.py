@@ -1,4 +1,4 @@
-"""What a call of a layer costs on this machine: its kernels, what they move and compute, and a bound.
+"""What a call of a layer costs on this machine: its kernels, what they move and compute, and, on the CPU, a bound.
 
 The bound is a roofline: bytes at the speed of a copy, operations at that of multiply-adds, exponentials at
 that of the emitted exponential, whichever takes longest. The three speeds are measured once per machine,
@@ -52,14 +52,16 @@ class KernelCost:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The cost of one call; prints as text."""
+    """The cost of one call; prints as text. ``machine`` is None for GPUs, whose speeds are not measured: then there is
+    no bound."""
 
     layer: str
     extents: Mapping[str, int]
     tensors: tuple[tuple[str, str, int], ...]
     kernels: tuple[KernelCost, ...]
     plan: str
-    machine: Machine
+    machine: Machine | None
+    target: str
     origin: str = ""
 
     @property
@@ -76,7 +78,9 @@ class Explanation:
         return sum(k.exponentials for k in self.kernels)
 
     def seconds(self, kernel: KernelCost) -> dict[str, float]:
-        """How long a kernel would take if it were bound by each of the machine's speeds."""
+        """How long a kernel would take if it were bound by each of the machine's speeds, as far as they are known."""
+        if self.machine is None:
+            return {}
         return {
             "memory": kernel.bytes / self.machine.bytes,
             "arithmetic": kernel.flops / self.machine.flops,
@@ -84,51 +88,53 @@ class Explanation:
         }
 
     @property
-    def predicted(self) -> float:
+    def predicted(self) -> float | None:
         """Seconds of a call: no kernel is faster than its slowest bound."""
+        if self.machine is None:
+            return None
         return CALL_SECONDS + sum(max(self.seconds(k).values()) for k in self.kernels)
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values, for ``--json``."""
         kernels = [
-            {**asdict(k), "bound": self._bound(k), "seconds": max(self.seconds(k).values())} for k in self.kernels
+            {**asdict(k), "bound": self._bound(k), "seconds": max(self.seconds(k).values(), default=None)}
+            for k in self.kernels
         ]
         return {
             "layer": self.layer,
+            "target": self.target,
             "extents": dict(self.extents),
             "bytes": self.bytes,
             "flops": self.flops,
             "exponentials": self.exponentials,
             "kernels": kernels,
-            "machine": asdict(self.machine),
+            "machine": asdict(self.machine) if self.machine else None,
             "plan_origin": self.origin,
             "predicted_seconds": self.predicted,
         }
 
-    def _bound(self, kernel: KernelCost) -> str:
+    def _bound(self, kernel: KernelCost) -> str | None:
         times = self.seconds(kernel)
-        return max(times, key=lambda name: times[name])
+        return max(times, key=lambda name: times[name]) if times else None
 
     def __str__(self) -> str:
-        m = self.machine
         lines = [f"{self.layer}: " + ", ".join(f"#{axis} = {extent}" for axis, extent in self.extents.items()), ""]
         lines += [f"  {name:<14} {storage:<6} {scaled(size)}B" for name, storage, size in self.tensors]
-        lines += ["", self.plan, *([f"plan: {self.origin}"] if self.origin else [])]
+        lines += ["", f"target: {self.target}", self.plan, *([f"plan: {self.origin}"] if self.origin else [])]
         for k in self.kernels:
-            lines += [
-                "",
-                f"{k.name}: {scaled(k.bytes)}B, {scaled(k.flops)}flop, {scaled(k.exponentials)}exponentials",
-                *(f"  {name:<14} {scaled(seconds)}s" for name, seconds in self.seconds(k).items()),
-                f"  bound by {self._bound(k)}",
-            ]
+            lines += ["", f"{k.name}: {scaled(k.bytes)}B, {scaled(k.flops)}flop, {scaled(k.exponentials)}exponentials"]
+            lines += [f"  {name:<14} {scaled(seconds)}s" for name, seconds in self.seconds(k).items()]
+            lines += [f"  bound by {self._bound(k)}"] if self.machine else []
         lines += [
             "",
-            f"machine: {m.name}, {m.threads} threads: {scaled(m.bytes)}B/s, {scaled(m.flops)}flop/s, "
-            f"{scaled(m.exponentials)}exponentials/s",
             "copies: none; arguments are used with the strides they have (conjugate and negative views apart)",
-            f"predicted: {scaled(self.predicted)}s, at best",
         ]
-        return "\n".join(lines)
+        if self.machine is None or self.predicted is None:
+            return "\n".join([*lines, "no bound: the speed of a GPU is not measured"])
+        m = self.machine
+        speeds = f"{scaled(m.bytes)}B/s, {scaled(m.flops)}flop/s, {scaled(m.exponentials)}exponentials/s"
+        lines.insert(-1, f"machine: {m.name}, {m.threads} threads: {speeds}")
+        return "\n".join([*lines, f"predicted: {scaled(self.predicted)}s, at best"])
 
     __repr__ = __str__
 
@@ -168,8 +174,8 @@ def explain(
     tensors = tuple((a.name, a.storage, memory[a.name]) for a in done.arguments)
     kernels = _kernels(done, extents, memory)
     shown = {axis.name: extents[axis.name] for axis in program.axes}
-    speeds = machine(threads or _processors())
-    return Explanation(program.name, shown, tensors, kernels, done.plan.describe(), speeds, origin)
+    speeds = machine(threads or _processors()) if target == "c" else None
+    return Explanation(program.name, shown, tensors, kernels, done.plan.describe(), speeds, target, origin)
 
 
 def _kernels(done: Stages, extents: Mapping[str, int], memory: Mapping[str, int]) -> tuple[KernelCost, ...]:

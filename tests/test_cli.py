@@ -269,7 +269,18 @@ def test_explain(ssmc: Any) -> None:
         assert words in ran.out
     found = ssmc("explain", "selective_scan", *sizes, "--json").object()
     assert found["axes"]["t"] == 2048 and found["state"][0]["bytes"] == 1536 * 16 * 4
-    assert found["cost"]["bytes_out"] == 2048 * 1536 * 4
+    assert found["cost"]["bytes_out"] == 2048 * 1536 * 4 and found["target"] == "c"
+
+
+@pytest.mark.parametrize("target", ["cuda", "triton:gfx942"])
+def test_explain_for_gpus(ssmc: Any, target: str) -> None:
+    """The target's own plan; no speed of this machine is taken for that of a GPU."""
+    asked = ("explain", "selective_scan", "--sizes", "b=1,t=2048,d=1536,n=16", "--target", target)
+    ran = ssmc(*asked)
+    assert ran.code == 0, ran.err
+    assert f"target: {target}" in ran.out and "no bound: the speed of a GPU is not measured" in ran.out
+    kernels = ssmc(*asked, "--json").object()["kernels"]
+    assert kernels["target"] == target and kernels["machine"] is kernels["predicted_seconds"] is None
 
 
 def test_explain_names_gradients_that_are_stated(ssmc: Any) -> None:

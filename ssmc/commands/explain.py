@@ -56,6 +56,7 @@ def explain(target: str, **layer: Any) -> Report:
     }
     rows = [
         ("layer", f"{chosen.signature.name} ({chosen.module.source.name})"),
+        ("target", target),
         ("extents", ", ".join(f"#{name} = {extent}" for name, extent in extents.items())),
         ("inputs", "\n".join(_tensor_text(t) for t in facts["inputs"])),
         ("outputs", "\n".join(_tensor_text(t) for t in facts["outputs"])),

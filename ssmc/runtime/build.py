@@ -49,6 +49,7 @@ class Variant:
     library: Path
     text: Path
     entry: Callable[..., int]
+    target: str
     planned: Planned = Planned()
 
 

@@ -19,7 +19,7 @@ from ssmc.passes import PlanOptions
 
 from .arrange import Arranged, Geometry, arguments, arranged, split
 from .binding import as_tensor, bind, check_static_names, checked_static, complete_statics, describe
-from .build import Call
+from .build import Call, Planned
 from .dtypes import STORAGE
 from .forms import are_plain_types, form_check, is_plain, nobody_watches
 from .gradient import asks_for_derivatives
@@ -439,23 +439,29 @@ class Layer:
         returns_state: bool = False,
         **sizes: Any,
     ) -> Explanation:
-        """What a call costs: its kernels, bytes, operations, and a bound on this machine. ``print`` it.
+        """What a call costs: its target, kernels, bytes, operations and, on the CPU, a bound on this machine. ``print``
+        it.
 
         Without arguments it is about the latest call. Else ``sizes`` are the extents of the inputs' axes
-        (and static parameters), ``dtype`` that of real inputs, and the others are as for ``program``.
+        (and static parameters), ``dtype`` that of real inputs, and the others are as for ``program``; it is then about
+        the target that the layer was loaded with, or about C.
         The first time on a machine its speed is measured, which takes a second.
         """
         threads = torch.get_num_threads()
         if not sizes and self._operator.latest is not None:
             kind, call = self._operator.latest
             own = {axis: n for axis, n in call.extents.items() if axis not in dict(call.variant.derived)}
-            plan = call.variant.planned
-            return explain(call.spec.program(), own, call.spec.storage, threads, plan.options, origin=plan.because)
+            plan, program, target = call.variant.planned, call.spec.program(), call.variant.target
+            return explain(program, own, call.spec.storage, threads, plan.options, target, plan.because)
         statics = {name: sizes.pop(name) for name in [*sizes] if name in self._statics}
         kind = self._kind_for(present, signatures, takes_state, returns_state, statics, STORAGE[dtype])
         spec = self._operator.specialisation(kind)
-        plan = self._operator.source.planned(kind, sizes, torch.device("cpu"))
-        return explain(spec.program(), sizes, spec.storage, threads, plan.options, origin=plan.because)
+        target = self._operator.source.machines.target or "c"
+        if target == "c":
+            plan = self._operator.source.planned(kind, sizes, torch.device("cpu"))
+        else:
+            plan = Planned(self.plan, "as was asked for" if self.plan.chosen else "")
+        return explain(spec.program(), sizes, spec.storage, threads, plan.options, target, plan.because)
 
     def verify(
         self,

@@ -65,8 +65,10 @@ class Machine(Protocol):
 
 
 class Machines(Protocol):
-    """The machines that there are."""
+    """The machines that there are. ``target``: what kernels are made of, if only that is wanted."""
 
+    @property
+    def target(self) -> str: ...
     def of(self, device: torch.device) -> Machine:
         """The machine for tensors on that device; UserError or ToolchainError if nothing compiles for it."""
         ...
@@ -157,9 +159,8 @@ class TritonGpu(Processor):
     number: int = 0
 
     def key_parts(self) -> Mapping[str, str]:
-        """The text is all that is kept; Triton has a cache of its own."""
-        triton_toolchain.find()
-        return {}
+        """Triton keeps machine code in a cache of its own; what is kept here is which plan fits which GPU."""
+        return {"compiler": f"triton {triton_toolchain.find().version}", "gpu": torch.cuda.get_device_name(self.number)}
 
     def about(self) -> tuple[str, str]:
         """Asked of PyTorch, since nothing else here needs cuda-bindings."""

@@ -228,7 +228,8 @@ def _variant_from_json(made: dict[str, Any], folder: Path, tools: Machine) -> Va
     arguments = tuple(Argument(name, tuple(axes), storage, role) for name, axes, storage, role in made["arguments"])
     derived = tuple((axis, expr_from_json(expr)) for axis, expr in made["derived"])
     entry = tools.entry(library, made)
-    return Variant(arguments, tuple(made["axes"]), made["fixed"], derived, library, folder / made["text"], entry)
+    axes, text = tuple(made["axes"]), folder / made["text"]
+    return Variant(arguments, axes, made["fixed"], derived, library, text, entry, tools.target)
 
 
 def _link(file: Path, target: Path) -> None:

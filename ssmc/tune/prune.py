@@ -103,4 +103,4 @@ def bound_of(job: Job) -> float:
         found = explain(spec.program(), job.extents(), spec.storage, torch.get_num_threads())
     except SsmcError:
         return 0.0
-    return found.predicted - CALL_SECONDS
+    return found.predicted - CALL_SECONDS if found.predicted is not None else 0.0

@@ -105,6 +105,8 @@ class HostMachine(Processor):
 class HostMachines:
     """Only the host as a device for CUDA C."""
 
+    target: str = "cuda"
+
     def of(self, device: torch.device) -> HostMachine:
         return HostMachine()
 

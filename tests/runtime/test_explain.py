@@ -10,7 +10,9 @@ import torch
 import ssmc
 from ssmc.errors import UserError
 from ssmc.explain import machine, scaled
+from tests.cuda_host.driver import on_host
 from tests.runtime.layers import decay, scan_inputs
+from tests.triton_host.machine import interpreted
 
 
 def test_explain_for_sizes() -> None:
@@ -21,7 +23,7 @@ def test_explain_for_sizes() -> None:
     text = str(found)
     for part in ("selective_scan: #b = 2, #t = 100", "kernel k0", "bound by", "predicted:", "copies: none", "GB/s"):
         assert part in text
-    assert found.predicted >= max(found.seconds(found.kernels[0]).values())
+    assert found.predicted is not None and found.predicted >= max(found.seconds(found.kernels[0]).values())
     assert json.loads(json.dumps(found.facts()))["bytes"] == found.bytes
     half = op.explain(present=["D"], dtype=torch.bfloat16, b=2, t=100, d=32, n=4)
     assert 2 * half.bytes == found.bytes
@@ -33,6 +35,17 @@ def test_explain_for_the_latest_call() -> None:
     op = ssmc.load("selective_scan", softplus_dt=False)
     op(**scan_inputs(3, 7))
     assert op.explain().extents | {"b": 3, "t": 7, "d": 8, "n": 4} == op.explain().extents
+
+
+def test_it_names_the_target() -> None:
+    """Of the latest call, else the one that was asked for."""
+    plain = ssmc.compile(ema := "layer f(x[b, t, d]) -> y[b, t, d]:\n    seq t\n    y = 0.5 * y[t-1] + x\n")
+    x = torch.randn(1, 3, 2)
+    for layer, target in ((plain, "c"), (on_host(plain), "cuda"), (interpreted(plain, quickly=True), "triton")):
+        layer(x)
+        assert layer.explain().target == target and f"\ntarget: {target}\n" in str(layer.explain())
+    asked = ssmc.compile(ema, target="triton").explain(b=1, t=3, d=2)
+    assert asked.target == "triton" and asked.predicted is None and "no bound" in str(asked)
 
 
 def test_static_parameters_and_missing_extents() -> None:

@@ -40,6 +40,9 @@ class InterpretedGpu(TritonGpu):
 
     quickly: bool = False
 
+    def key_parts(self) -> Mapping[str, str]:
+        return {}
+
     def about(self) -> tuple[str, str]:
         return "this host", "no GPU"
 
@@ -92,6 +95,7 @@ class InterpretedMachines:
     """Only the host as a device for Triton."""
 
     gpu: InterpretedGpu = field(default_factory=InterpretedGpu)
+    target: str = "triton"
 
     def of(self, device: torch.device) -> InterpretedGpu:
         return self.gpu
