@@ -16,7 +16,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["targets", "--json"]) == 0
-    found = {item["target"]: item for item in json.loads(capsys.readouterr().out)["targets"]}
+    told = json.loads(capsys.readouterr().out)
+    assert told["devices"][0] == {"device": "cpu", "name": "", "runs_as": "c"}
+    found = {item["target"]: item for item in told["targets"]}
     assert {name.partition(":")[0] for name in found} == set(TARGETS)
     assert found["c"]["builds"] and found["c"]["runs"] and not found["c"]["why"]
     for item in found.values():

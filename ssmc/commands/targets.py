@@ -13,7 +13,8 @@ from .report import Report, command, table
 def targets() -> Report:
     """List what layers can be compiled for, which of it this machine can build and run, and why not the rest.
 
-    A GPU is needed to run, never to build.
+    A GPU is needed to run, never to build. At the end stands what layers usually run as on the devices of this machine;
+    `ssmc.load(..., target=)` asks for another target.
     """
     from ssmc.backends import TARGETS
 
@@ -25,7 +26,12 @@ def targets() -> Report:
                 {"target": name, "builds": not builds, "runs": not runs, "why": [w for w in (builds, runs) if w]}
             )
             rows.append((name, f"{_verdict('builds', builds)}\n{_verdict('runs', runs)}"))
-    return Report(table(rows), {"targets": facts})
+    from ssmc.runtime import devices
+
+    here = [{"device": device, "name": name, "runs_as": target} for device, name, target in devices()]
+    shown = [f"{item['device']}{item['name'] and ', ' + item['name']}: {item['runs_as']}" for item in here]
+    rows.append(("usually", "\n".join(shown)))
+    return Report(table(rows), {"targets": facts, "devices": here})
 
 
 def _order(architecture: str) -> tuple[bool, int, str]:

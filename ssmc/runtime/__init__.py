@@ -8,7 +8,7 @@ from .forms import form_check, nobody_intercepts
 from .layer import Layer
 from .library import Library
 from .loading import compile, load
-from .machines import architecture_of, reason_against
+from .machines import architecture_of, devices, reason_against
 from .state import State
 from .tuned import MEASURED, Bucket, Results, Subject, Trial, Winner, bucket_of, is_used
 

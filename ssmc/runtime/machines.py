@@ -258,6 +258,19 @@ def one_device(layer: str, names: Sequence[str], values: Sequence[torch.Tensor])
     return next(iter(found), torch.device("cpu"))
 
 
+def devices() -> list[tuple[str, str, str]]:
+    """Where tensors can live here: device, name, and the target that layers usually run as there, or why as none."""
+    found = [("cpu", "", "c")]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", number)
+        try:
+            usual = ThisMachine().of(device).target
+        except ToolchainError as error:
+            usual = f"nothing: {error.diagnostics[0].message}"
+        found.append((str(device), torch.cuda.get_device_name(number), usual))
+    return found
+
+
 def reason_against(target: str) -> str:
     """Why this machine does not run the kernels of a target; empty if it does."""
     base, _, architecture = target.partition(":")

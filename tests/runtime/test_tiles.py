@@ -20,7 +20,7 @@ import ssmc
 from ssmc.errors import ToolchainError, Unsupported, UserError
 from ssmc.ir.loops import Limits
 from ssmc.runtime import machines
-from ssmc.runtime.machines import Gpu, ThisMachine, TritonGpu, reason_against
+from ssmc.runtime.machines import Gpu, ThisMachine, TritonGpu, devices, reason_against
 from tests.cuda_host.driver import Driver
 from tests.triton_host.machine import interpreted
 
@@ -122,6 +122,7 @@ def test_the_usual_targets(gpus: Callable[..., None]) -> None:
     machine = ThisMachine()
     assert machine.of(cpu).target == "c" and machine.of(gpu) == Gpu("cuda:sm_80", 1, Limits(99 << 10, 1024))
     assert machine.choosing("triton").of(gpu) == TritonGpu(number=1)
+    assert devices() == [("cpu", "", "c"), ("cuda:0", "a GPU", "cuda:sm_80")]
     assert TritonGpu().about()[1].startswith("driver 13000, triton ")
     assert reason_against("triton") == reason_against("triton:sm_80") == reason_against("cuda:sm_80") == ""
     assert reason_against("triton:gfx942") == reason_against("cuda:sm_90") == "the GPUs here want sm_80"
@@ -131,7 +132,9 @@ def test_the_usual_targets(gpus: Callable[..., None]) -> None:
             ToolchainError, match="this GPU has compute capability 7.5, for which no kernels can be made"
         ):
             machine.choosing(target).of(gpu)
+        assert devices()[1][2] == "nothing: this GPU has compute capability 7.5, for which no kernels can be made"
     gpus(amd="gfx942")
+    assert devices()[1] == ("cuda:0", "a GPU", "triton")
     assert machine.of(gpu) == TritonGpu(number=1) and machine.device_of("triton:gfx942") == "cuda"
     assert reason_against("cuda") == "the GPUs here are AMD's"
     with pytest.raises(ToolchainError, match="CUDA C does not run on cuda:1, an AMD GPU"):
