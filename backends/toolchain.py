@@ -279,6 +279,16 @@ def cpu_name() -> str:
     return platform.machine()
 
 
+def cpu_features() -> list[str]:
+    """The instructions that this processor has beyond the least of its kind, as the kernel calls them."""
+    for line in _cpu_description().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            return sorted(word for word in value.split() if name.strip() == "Features" or _INSTRUCTIONS.match(word))
+    return []
+
+
+_INSTRUCTIONS = re.compile(r"avx|sse|ssse|pni|fma|bmi|f16c|amx|popcnt|abm|movbe|aes|vaes|sha_ni|gfni|adx|v?pclmulqdq")
 _CPU_FIELDS = {"vendor_id", "cpu family", "model", "model name", "flags", "Features"} | {
     "CPU implementer",
     "CPU variant",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ ARCHITECTURES = ("sm_90", "sm_80", "sm_100", "sm_120", "gfx942")
 COMPILE_SECONDS = 600
 TEXT, LAUNCHES, FACTS = "kernel.py", "launches.json", "kernel.json"
 CODE = (".cubin", ".hsaco")
+PACKAGES = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")  # the others come with some PyTorchs
+LEAST = (3, 6)
 INSTALL_HINT = "pip install 'ssmc[gpu]' brings Triton"
 
 
@@ -57,11 +60,17 @@ class Compiler:
 
 
 def find() -> Compiler:
-    """The Triton that is installed; ToolchainError, saying how to install it, if there is none."""
-    try:
-        return Compiler(importlib.metadata.version("triton"))
-    except importlib.metadata.PackageNotFoundError:
-        raise ToolchainError("Triton is not installed", hint=INSTALL_HINT) from None
+    """The Triton that is installed; ToolchainError, saying how to install it, if there is none that is new enough."""
+    for package in PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < LEAST:
+            raise ToolchainError(f"Triton {version} is installed", expected="3.6 or newer", hint=INSTALL_HINT)
+        return Compiler(version)
+    raise ToolchainError("Triton is not installed", hint=INSTALL_HINT)
 
 
 def facts(folder: Path) -> list[dict[str, Any]]:

@@ -61,10 +61,11 @@ def _place(number: int, storage: str, axes: int, role: str) -> str:
 def describe(compiled: Compiled, target: str) -> dict[str, Any]:
     """What a caller of the library has to know; docs/architecture.md says what it means."""
     entry = "int64_t entry(void *const *pointers, const int64_t *meta, int64_t threads)"
-    from ssmc.backends import target_named
+    from ssmc.backends import target_named, toolchain
 
     architecture = target_named(target).architecture
-    how: dict[str, Any] = {"entry": entry}
+    processor = {"name": toolchain.cpu_name(), "has": toolchain.cpu_features()}
+    how: dict[str, Any] = {"entry": entry, "processor": processor}
     if compiled.launches:
         how = {"launches": [launch.facts() for launch in compiled.launches], "gpu": _gpu(architecture, exactly=False)}
     elif compiled.programs:

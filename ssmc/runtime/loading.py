@@ -28,7 +28,7 @@ def load(
         name_or_path: the module; ``NAME:LAYER`` picks a layer in it.
         layer: the layer in the module; its main one by default.
         target: what it runs as: ``c``, ``cuda`` or ``triton``. By default that follows from where its tensors are: C on
-            the CPU, CUDA C on NVIDIA's GPUs, Triton on AMD's.
+            the CPU, CUDA C on NVIDIA's GPUs, Triton on AMD's; SSMC_GPU_TARGET in the environment changes it for GPUs.
         plan: how kernels are to run, such as ``lanes=32,tile=0``, where that is not left to the compiler; a call that
             runs as a target which one of the options does not concern raises UserError.
         statics: static parameters; a call may still change them.

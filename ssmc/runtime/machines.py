@@ -1,12 +1,14 @@
 """Where tensors live → what is compiled for it, and how its machine code is called.
 
-Tensors on the CPU are for C. Of those on a GPU the user may say what their kernels are made of; else it is CUDA C on
-NVIDIA's and Triton on AMD's, which PyTorch calls "cuda", too.
+Tensors on the CPU are for C. Of those on a GPU the user may say what their kernels are made of: for a layer or, in
+SSMC_GPU_TARGET, for all that say nothing. Else it is CUDA C on NVIDIA's and Triton on AMD's, which PyTorch calls
+"cuda", too.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +214,7 @@ class ThisMachine:
     target: str = ""
 
     def of(self, device: torch.device) -> Machine:
-        return _machine_of(device, self.target)
+        return _machine_of(device, self.target or ("" if device.type == "cpu" else _usual_target()))
 
     def choosing(self, target: str) -> ThisMachine:
         if target not in TARGETS:
@@ -228,6 +230,14 @@ class ThisMachine:
         if reason:
             raise Unsupported(f"target {target!r} cannot run here: {reason}")
         return "cpu" if target.partition(":")[0] == "c" else "cuda"
+
+
+def _usual_target() -> str:
+    """What layers on GPUs run as if they say nothing, as far as the user says it."""
+    found = os.environ.get("SSMC_GPU_TARGET", "")
+    if found not in ("", "cuda", "triton"):
+        raise UserError(f"SSMC_GPU_TARGET is {found!r}", expected="cuda or triton")
+    return found
 
 
 @functools.cache

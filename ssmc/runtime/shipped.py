@@ -216,10 +216,11 @@ class Code:
 
 
 class Library(Code):
-    """A shared library, for the CPU."""
+    """A shared library, for processors that have the instructions of the one it was compiled on."""
 
     def __init__(self, about: Facts, folder: Path) -> None:
         super().__init__(about)
+        check_processor(about["processor"])
         try:
             self.entry = ctypes.CDLL(str(folder / about["library"]))[about["symbol"]]
         except (OSError, AttributeError) as error:
@@ -235,6 +236,19 @@ class Library(Code):
         given = struct.pack(f"{len(pointers)}P", *pointers), struct.pack(f"{len(numbers)}q", *numbers)
         if self.entry(*given, torch.get_num_threads()):
             raise RuntimeError(f"{self.about['layer']}: there is not enough memory for what its kernels keep")
+
+
+def check_processor(wanted: Facts) -> None:
+    """RuntimeError if this processor lacks instructions; where it cannot be asked, nothing is said."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    words = next((line.split() for line in text.splitlines() if line.startswith(("flags", "Features"))), [])
+    lacking = [name for name in wanted["has"] if words and name not in words]
+    if lacking:
+        here = f"this one lacks {', '.join(lacking)}. Compile it here"
+        raise RuntimeError(f"this was compiled for processors like {wanted['name']}; {here}")
 
 
 class Launches(Code):

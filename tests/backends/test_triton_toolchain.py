@@ -101,6 +101,24 @@ def test_triton_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         triton_toolchain.find()
 
 
+@pytest.mark.parametrize("package, version", [("triton", "3.6.0"), ("pytorch-triton-rocm", "3.10.0+git123")])
+def test_tritons_of_several_names(package: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(name: str) -> str:
+        if name == package:
+            return version
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", asked)
+    assert triton_toolchain.find().version == version
+
+
+def test_an_old_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.5.1")
+    with pytest.raises(ToolchainError, match="Triton 3.5.1 is installed") as caught:
+        triton_toolchain.find()
+    assert "3.6 or newer" in str(caught.value)
+
+
 @needs_triton
 def test_command(ssmc: Any, tmp_path: Path) -> None:
     ran = ssmc("compile", "rg_lru:rg_lru_gated", "--target", "triton:sm_90", "-o", tmp_path / "out", "--json")

@@ -190,6 +190,18 @@ def test_devices(layer: shipped.Layer) -> None:
         layer._one_device(given)  # type: ignore[arg-type]
 
 
+def test_which_processors_it_is_for(ssmc: Any, tmp_path: Path) -> None:
+    folder = compiled(ssmc, tmp_path, "c")
+    about = described(folder)
+    assert about["processor"]["name"]
+    about["processor"] = {"name": "a better one", "has": [*about["processor"]["has"], "avx4096"]}
+    (folder / "far.json").write_text(json.dumps(about))
+    if not Path("/proc/cpuinfo").exists():
+        pytest.skip("processors cannot be asked here")
+    with pytest.raises(RuntimeError, match="compiled for processors like a better one; this one lacks avx4096"):
+        shipped.Layer(folder / "far.json")(*arguments())
+
+
 def test_which_gpus_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda", 1)
 

@@ -115,7 +115,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     machines._machine_of.cache_clear()
 
 
-def test_the_usual_targets(gpus: Callable[..., None]) -> None:
+def test_the_usual_targets(gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """C on the CPU, CUDA C on NVIDIA's GPUs, Triton on AMD's; what else is asked for, if it runs there."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     gpus((8, 9))
@@ -123,6 +123,13 @@ def test_the_usual_targets(gpus: Callable[..., None]) -> None:
     assert machine.of(cpu).target == "c" and machine.of(gpu) == Gpu("cuda:sm_80", 1, Limits(99 << 10, 1024))
     assert machine.choosing("triton").of(gpu) == TritonGpu(number=1)
     assert devices() == [("cpu", "", "c"), ("cuda:0", "a GPU", "cuda:sm_80")]
+    monkeypatch.setenv("SSMC_GPU_TARGET", "triton")
+    assert devices() == [("cpu", "", "c"), ("cuda:0", "a GPU", "triton")]
+    assert isinstance(machine.choosing("cuda").of(gpu), Gpu)
+    monkeypatch.setenv("SSMC_GPU_TARGET", "c")
+    with pytest.raises(UserError, match="SSMC_GPU_TARGET is 'c'"):
+        machine.of(gpu)
+    monkeypatch.delenv("SSMC_GPU_TARGET")
     assert TritonGpu().about()[1].startswith("driver 13000, triton ")
     assert reason_against("triton") == reason_against("triton:sm_80") == reason_against("cuda:sm_80") == ""
     assert reason_against("triton:gfx942") == reason_against("cuda:sm_90") == "the GPUs here want sm_80"
