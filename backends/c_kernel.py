@@ -189,7 +189,7 @@ class KernelEmitter:
         out.line()
 
     def _sizes_used(self) -> set[str]:
-        found = {str(self.kernel.time)} if self.kernel.time else set()
+        found = {str(a) for a in (self.kernel.time, self.kernel.part, self.kernel.steps) if a}
         for groups in self.kernel.sections.values():
             for group in groups:
                 found |= set(group.axes)
@@ -374,7 +374,7 @@ class KernelEmitter:
         if self._splits_time():
             work.append("64")
         elif self.kernel.time:
-            work.append(str(self.kernel.steps) if self.kernel.part else self.x.size(self.kernel.time))
+            work.append(self.groups.steps_of_part() if self.kernel.part else self.x.size(self.kernel.time))
         self.out.line(f"if ({' * '.join(work)} < {_SMALL_WORK}) threads = 1;")
         collapse = f" collapse({len(points)})" if len(points) > 1 else ""
         pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"

@@ -66,7 +66,7 @@ def written_in_rows(kernel: Kernel, storage: Mapping[str, str], axes: Mapping[st
 def _is_row(kernel: Kernel, statement: Store, storage: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> bool:
     """Whether a statement writes whole lines, other ones at every step."""
     kind = storage[statement.tensor]
-    if statement.once or kind not in _ROWS or not _fills_lines(kernel, kind):
+    if statement.once or statement.last or kind not in _ROWS or not _fills_lines(kernel, kind):
         return False
     places = list(zip(axes[statement.tensor], statement.indices, strict=True))
     along = any(axis == kernel.lane and i.kind == "index" and i.name == axis for axis, i in places)

@@ -42,16 +42,21 @@ class Nests:
         self.out.line(f"const int64_t {time} = {index};")
         self.out.line(f"(void){time};")
 
+    def steps_of_part(self) -> str:
+        """Steps of a part of time."""
+        steps = self.kernel.steps
+        return self.x.size(steps) if isinstance(steps, str) else str(steps)
+
     def part_of_time(self) -> None:
         """Name the first step of a part of time and the one after its last: as indices along time where a kernel walks
         by chunks, else as numbers of steps."""
-        k = self.kernel
+        k, steps = self.kernel, self.steps_of_part()
         size, number = self.x.size(str(k.time)), self.names.get("i", str(k.part))
-        from_start = f"{number} * {k.steps}"
-        to_end = f"({from_start} + {k.steps} < {size} ? {from_start} + {k.steps} : {size})"
+        start = f"({number} + 1) * {steps}" if k.cut and k.reverse else f"{number} * {steps}"
+        stop = f"({start} + {steps} < {size} ? {start} + {steps} : {size})"
         if k.reverse and not k.chunk:
-            from_start, to_end = f"{size} - {to_end}", f"{size} - {from_start}"
-        self.out.line(f"const int64_t start = {from_start}, stop = {to_end};")
+            start, stop = f"{size} - {stop}", f"{size} - {start}"
+        self.out.line(f"const int64_t start = {start}, stop = {stop};")
 
     # ------------------------------------------------------------ groups
 
@@ -97,8 +102,10 @@ class Nests:
                 self._accumulate(statement, section)
             case Store(tensor=tensor, part="im") if x.storage[tensor] not in COMPLEXES:
                 pass  # the adjoint of a real number that is used as a complex one is real
-            case Store(once=once):
-                guards = self.guards([f"{self.names.get('i', a)} == 0" for a in once])
+            case Store(once=once, last=last):
+                conditions = [f"{self.names.get('i', a)} == 0" for a in once]
+                conditions += [f"{self.names.get('i', a)} == {x.size(a)} - 1" for a in last]
+                guards = self.guards(conditions)
                 guard = f"if ({' && '.join(guards)}) " if guards else ""
                 self.out.line(f"{guard}{x.store(statement, section)}")
             case Add(tensor=tensor, part=part, indices=indices, condition=condition, node=node):

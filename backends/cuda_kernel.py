@@ -122,7 +122,7 @@ class KernelEmitter:
 
     def _sizes(self) -> None:
         k = self.kernel
-        used = {a for a in (*k.grid, k.lane, k.time) if a}
+        used = {str(a) for a in (*k.grid, k.lane, k.time, k.steps) if a}
         for groups in k.sections.values():
             for group in groups:
                 used |= set(group.axes)

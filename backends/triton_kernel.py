@@ -164,7 +164,9 @@ class KernelEmitter:
         size, steps = self.x.size(str(k.time)), self.tiles.steps
         if k.part:
             number = self.x.use("i", k.part)
-            first, last = f"{number} * {k.steps}", f"tl.minimum(({number} + 1) * {k.steps}, {size})"
+            number = f"({number} + 1)" if k.cut and k.reverse else number
+            each = self.x.size(k.steps) if isinstance(k.steps, str) else str(k.steps)
+            first, last = f"{number} * {each}", f"tl.minimum(({number} + 1) * {each}, {size})"
             backwards = k.reverse and not k.chunk
             self.out.line(f"start = {f'{size} - {last}' if backwards else first}")
             self.out.line(f"stop = {f'{size} - {first}' if backwards else last}")

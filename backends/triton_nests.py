@@ -163,6 +163,7 @@ class Nests:
         dims = frozenset[str]().union(*(x.dims(i, section) for i in statement.indices))
         pointer = x.address(statement.tensor, statement.part, [x.expr(i, section) for i in statement.indices])
         masks = x.masks(dims) + [f"({x.names.get('i', a)} == 0)" for a in statement.once if a != x.tiles.lane]
+        masks += [f"({x.names.get('i', a)} == {x.size(a)} - 1)" for a in statement.last]
         if x.tiles.lane in statement.once:
             masks.append("(number == 0)")
         text = self._first(x.expr(statement.node, section), x.dims(statement.node, section), dims, statement.node.type)

@@ -32,11 +32,12 @@ from ssmc.errors import TooLarge, UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import LANE_GROUP, Limits, Loops
 from ssmc.passes import (
+    GPU,
+    PROCESSOR,
     SAVED,
     Plan,
     PlanOptions,
     Unbounded,
-    chunks,
     inline,
     lift,
     lower,
@@ -45,6 +46,7 @@ from ssmc.passes import (
     spread,
     tables,
     tiles_of_lanes,
+    timed,
     unnest,
     unshadow,
 )
@@ -162,8 +164,7 @@ def _stages(
     program = prepared(program, sizes or {}, narrow, together)
     options = options or PlanOptions()
     options.check(backend.name)
-    if options.time == "chunks":
-        program = chunks(program, options.chunk)
+    program = timed(program, options, GPU if backend.blocks else PROCESSOR)
     known = dict(sizes or {})
     least = backend.lanes(held.values())
     if 0 < options.lanes < least:

@@ -56,13 +56,14 @@ class Accumulate:
 @dataclass(frozen=True)
 class Store:
     """Write to memory: element ``indices`` (one node per axis) of ``tensor``. ``once`` are grid axes
-    along which the tensor does not vary: only the first point of them writes."""
+    along which the tensor does not vary: only the first point of them writes; of those in ``last`` only the last."""
 
     tensor: str
     part: str
     indices: tuple[Node, ...]
     node: Node
     once: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ def padded(extent: int) -> int:
 class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks. An axis ``part`` of the grid, if
-    there is one, says which ``steps`` of time a point runs through."""
+    there is one, says which ``steps`` of time (a number or an axis of such an extent) a point runs through: those of
+    that part or, if it is the axis of ``cut``s between parts, those that come before a cut."""
 
     name: str
     grid: tuple[str, ...]
@@ -252,7 +254,8 @@ class Kernel:
     sums: tuple[str, ...] = ()
     chunk: int = 0
     part: str | None = None
-    steps: int = 0
+    steps: int | str = 0
+    cut: bool = False
     block: Block | None = None
     tiles: Tiles | None = None
 

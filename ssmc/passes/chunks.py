@@ -3,16 +3,16 @@
     h = a * h[t-1] + x,  h[t<0] = h0
 
   =  summaries, from zero and from one:
-        h.own   = a * where(t % K >= 1, h.own[t-1], 0) + x       h.end[t.part]     = h.own at the part's last step
-        h.decay = a * where(t % K >= 1, h.decay[t-1], 1)         h.product[t.part] = h.decay there
-     the carry, a short recurrence over parts:
-        h.exit  = h.product * h.exit[t.part-1] + h.end,          h.exit[t.part<0]  = h0
+        h.own   = a * where(t % K >= 1, h.own[t-1], 0) + x       h.end[t.cut]     = h.own at the last step before a cut
+        h.decay = a * where(t % K >= 1, h.decay[t-1], 1)         h.product[t.cut] = h.decay there
+     the carry, a short recurrence over the cuts between parts:
+        h.exit  = h.product * h.exit[t.cut-1] + h.end,           h.exit[t.cut<0]  = h0
      and the rerun:
-        h       = a * where(t % K >= 1, h[t-1], h.exit[t.part = t // K - 1]) + x
+        h       = a * where(t % K >= 1, h[t-1], h.exit[t.cut = t // K - 1]) + x
 
-Backwards in time the same the other way round. What reads only the last ``h`` reads the last ``h.exit``. Elementwise
-equations that ``a`` and ``x`` follow from are there twice, once for the summaries: computing them again costs less
-than keeping them.
+Backwards in time the same the other way round. Where only the last ``h`` is read there is no rerun, but a carry to the
+end of the last part. Elementwise equations that ``a`` and ``x`` follow from are there twice, once for the summaries:
+computing them again costs less than keeping them. One part has no cuts: all of this is then time in order.
 
 Precondition: every recurrence is affine in its past and each element depends on its own past alone, one step back.
 Those that are rebuilt from what is kept for chunks of time (``recompute``) have entries already and stay as they are.
@@ -20,14 +20,16 @@ Those that are rebuilt from what is kept for chunks of time (``recompute``) have
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from ssmc.analysis import AffineForm, Term, affine_form
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import (
     INT,
     Apply,
+    Axis,
     Const,
     Equation,
     Expr,
@@ -53,27 +55,45 @@ from ssmc.ir import (
 )
 
 from .names import Names
-from .parts import PART, entered, entry_of_part, folded_states, last_step, part_axis
+from .parts import (
+    CUT,
+    PART,
+    STEPS,
+    axes_of_parts,
+    entered,
+    entry_of_part,
+    folded_states,
+    last_step,
+    number_of_part,
+)
 from .recompute import CHUNK
 from .tidy import reads_of, tidied
 
-STEPS = 256  # of a part, where nobody says how many
+BySizes: TypeAlias = Callable[[str, tuple[str, ...]], Expr]
+LENGTH = 256  # of a part, where nobody says how many steps it has
 
 
-def chunks(program: Program, steps: int = 0) -> Program:
-    """The Program with every recurrence in parts of ``steps``; unchanged where there are none.
+def chunks(program: Program, steps: int = 0, by_sizes: BySizes | None = None) -> Program:
+    """The Program with every recurrence in parts of ``steps``; unchanged where there are none. ``by_sizes`` instead
+    says, for a time axis and the axes along which the recurrences run side by side, how many follow from the extents of
+    a call, in multiples of ``CHUNK``.
 
     Raises:
         Unsupported: a recurrence is not of that form; the message names it.
         UserError: ``steps`` is not a multiple of the steps for which backward passes keep states.
     """
-    steps = steps or STEPS
+    steps = steps or LENGTH
     if steps % CHUNK or steps < 0:
         raise UserError(f"chunks of {steps} steps", expected=f"a multiple of {CHUNK}")
-    loops = [loop for loop in dependence(program).recurrences if not _has_entries(program, loop, steps)]
+    found = dependence(program).recurrences
+    each = {loop.axis: Size(f"{loop.axis}{STEPS}") if by_sizes else _int(steps) for loop in found}
+    loops = [loop for loop in found if not _has_entries(program, loop, each[loop.axis])]
     if not loops:
         return program
-    return _Chunks(program, steps, [_chain(program, loop) for loop in loops]).run()
+    chains = [_chain(program, loop) for loop in loops]
+    points = {c.time: c for c in sorted(chains, key=lambda c: len(_points(program, c)))}
+    lengths = [Axis(f"{t}{STEPS}", by_sizes(t, _points(program, c))) for t, c in points.items()] if by_sizes else []
+    return _Chunks(program, each, lengths, chains).run()
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,13 @@ class Chain:
         return None if total == _int(1) else total
 
 
-def _has_entries(program: Program, loop: Loop, steps: int) -> bool:
+def _points(program: Program, chain: Chain) -> tuple[str, ...]:
+    """Axes along which a recurrence runs side by side: not those of its state."""
+    states = folded_states(program, {member.name for member in chain.members})
+    return tuple(a for a in chain.carried.axes if a != chain.time and a not in states)
+
+
+def _has_entries(program: Program, loop: Loop, steps: Expr) -> bool:
     """Whether no part of a recurrence depends on another already."""
     names = set(loop.equations())
     for name in names:
@@ -198,7 +224,8 @@ class _Chunks:
     """The pass over one Program."""
 
     program: Program
-    steps: int
+    steps: Mapping[str, Expr]
+    lengths: list[Axis]
     chains: list[Chain]
     summaries: list[Equation] = field(default_factory=list)
     extensions: list[Extension] = field(default_factory=list)
@@ -220,11 +247,11 @@ class _Chunks:
         equations = []
         for name, summary in self.ordered.items():
             equations += [summary] if summary else self._equations(self.made[name])
-        axes = {c.time: part_axis(c.time, self.steps) for c in self.chains}
+        axes = {a.name: a for c in self.chains for a in axes_of_parts(c.time, self.steps[c.time])}
         return tidied(
             replace(
                 self.program,
-                axes=(*self.program.axes, *axes.values()),
+                axes=(*self.program.axes, *self.lengths, *axes.values()),
                 equations=tuple(equations),
                 extensions=(*self.program.extensions, *self.extensions),
             )
@@ -240,19 +267,20 @@ class _Chunks:
         for member in chain.members:
             expr = self._copied(self._from(member.expr, chain, own, Const(0, INT)))
             self.summaries.append(replace(member, name=own[member.name], expr=expr))
+        over = f"{time}{CUT if self.copying else PART}"
         end = self._at_end(chain, f"{c.name}.end", own[c.name], c.axes)
         product = self._product(chain)
         exit = self.names.new(f"{c.name}.exit")
-        axes = self._of_parts(c.axes, time)
-        other = Op("add" if chain.reverse else "sub", (Index(f"{time}{PART}"), _int(1)))
-        past: Expr = Read(exit, tuple(other if a == f"{time}{PART}" else Index(a) for a in axes))
+        axes = self._of_parts(c.axes, time, over)
+        other = Op("add" if chain.reverse else "sub", (Index(over), _int(1)))
+        past: Expr = Read(exit, tuple(other if a == over else Index(a) for a in axes))
         past = past if product is None else Op("mul", (product, past))
         self.summaries.append(Equation(exit, axes, c.dtype, Op("add", (past, end)), c.span))
         side = "after" if chain.reverse else "before"
         outside = self.program.extension(c.name, time, side)
         if outside is not None:
             at: Expr = Size(time) if chain.reverse else Const(-1, INT)
-            self.extensions.append(Extension(exit, f"{time}{PART}", side, substitute(outside.expr, {time: at})))
+            self.extensions.append(Extension(exit, over, side, substitute(outside.expr, {time: at})))
         self.exits[c.name] = exit, chain
         if self.copying:
             self._first(self.summaries)
@@ -289,23 +317,23 @@ class _Chunks:
         name, free = self.names.new(f"{c.name}.decay"), free_axes(factor) | {time}
         axes = tuple(a for a in c.axes if a in free)
         past = Read(name, tuple(chain.past if a == time else Index(a) for a in axes))
-        expr = Op("mul", (self._copied(factor), entered(past, _int(1), time, self.steps, chain.reverse)))
+        expr = Op("mul", (self._copied(factor), entered(past, _int(1), time, self.steps[time], chain.reverse)))
         self.summaries.append(Equation(name, axes, c.dtype, expr, c.span))
-        if chain.reverse:  # the last part may have fewer steps, and begins beyond the end
-            self.extensions.append(Extension(name, time, "after", _int(1)))
+        # The last part may have fewer steps, so that it begins beyond the end, or none.
+        self.extensions.append(Extension(name, time, "after" if chain.reverse else "before", _int(1)))
         return self._at_end(chain, f"{c.name}.product", name, axes)
 
     def _at_end(self, chain: Chain, base: str, of: str, axes: tuple[str, ...]) -> Read:
         """An equation for what the last step of each part leaves, and the read of it."""
-        time, name, own = chain.time, self.names.new(base), self._of_parts(axes, chain.time)
-        last = last_step(time, self.steps, chain.reverse)
+        time, name, over = chain.time, self.names.new(base), f"{chain.time}{CUT if self.copying else PART}"
+        own, last = self._of_parts(axes, time, over), last_step(time, self.steps[time], chain.reverse, over)
         value = Read(of, tuple(last if a == time else Index(a) for a in axes))
         self.summaries.append(Equation(name, own, chain.carried.dtype, value, chain.carried.span))
         return Read(name, tuple(map(Index, own)))
 
-    def _of_parts(self, axes: tuple[str, ...], time: str) -> tuple[str, ...]:
+    def _of_parts(self, axes: tuple[str, ...], time: str, over: str) -> tuple[str, ...]:
         """Neighbours lie side by side along the last axis that is not one of states, which readers fold."""
-        own = [f"{time}{PART}" if axis == time else axis for axis in axes]
+        own = [over if axis == time else axis for axis in axes]
         lanes = [axis for axis in axes if axis != time and axis not in self.states]
         return (*(axis for axis in own if axis != lanes[-1]), lanes[-1]) if lanes else tuple(own)
 
@@ -319,7 +347,7 @@ class _Chunks:
             place = chain.carried.axes.index(chain.time) if node.tensor == chain.carried.name else None
             if place is None or not chain.is_past(node.indices[place]):
                 return read
-            return entered(read, start, chain.time, self.steps, chain.reverse)
+            return entered(read, start, chain.time, self.steps[chain.time], chain.reverse)
 
         return rewrite(expr, rule)
 
@@ -365,8 +393,8 @@ class _Chunks:
         return [*self.gathered.get(equation.name, ()), replace(equation, expr=self._rerun(equation))]
 
     def _rerun(self, equation: Equation) -> Expr:
-        """The right side with every read of the step before from what the part before has left, and every read of
-        the last step from what the last part has left."""
+        """The right side with every read of the step before from what is known at the cut before; where only the last
+        step is read, that from what the last part has left."""
 
         def rule(node: Expr) -> Expr | None:
             if not isinstance(node, Read) or node.tensor not in self.exits:
@@ -374,17 +402,17 @@ class _Chunks:
             exit, chain = self.exits[node.tensor]
             time = chain.time
             indices = dict(zip(chain.carried.axes, node.indices, strict=True))
-            step_before = time in equation.axes and chain.is_past(indices[time])
-            if step_before:
-                part = Op("floordiv", (Index(time), _int(self.steps)))
-                there: Expr = Op("add" if chain.reverse else "sub", (part, _int(1)))
-            elif self._is_last(indices[time], chain):
-                there = _int(0) if chain.reverse else Op("sub", (Size(f"{time}{PART}"), _int(1)))
+            over = f"{time}{PART if chain.carried.name in self.gathered else CUT}"
+            if over.endswith(PART):
+                there: Expr = _int(0) if chain.reverse else Op("sub", (Size(over), _int(1)))
+            elif time in equation.axes and chain.is_past(indices[time]):
+                there = number_of_part(time, self.steps[time])
+                there = there if chain.reverse else Op("sub", (there, _int(1)))
             else:
                 return None
-            indices[f"{time}{PART}"] = there
-            read = Read(exit, tuple(indices[a] for a in self._of_parts(chain.carried.axes, time)))
-            return entered(node, read, time, self.steps, chain.reverse) if step_before else read
+            indices[over] = there
+            read = Read(exit, tuple(indices[a] for a in self._of_parts(chain.carried.axes, time, over)))
+            return read if over.endswith(PART) else entered(node, read, time, self.steps[time], chain.reverse)
 
         return rewrite(equation.expr, rule)
 

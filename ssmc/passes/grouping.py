@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from ssmc.ir import Equation, Reduce, walk
 
-from .parts import PART, steps_of_parts
+from .parts import CUT, steps_of_parts
 from .reading import Reading, reads
 from .recompute import saved_depth
 from .units import Unit, is_snapshot, parallel, stays_in_part
@@ -101,7 +101,7 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
 def _needs_later(reading: Reading, group: Unit, unit: Unit) -> bool:
     """Whether a step of the unit reads what the group knows only after its last step."""
     sequence, late = set(reading.program.sequence_axes), set[str]()
-    within = sequence - {f"{group.time}{PART}"} if group.parts else sequence
+    within = sequence - {group.parts}
     for equation in group.equations:
         if within & set(reading.axes_of(equation)) or equation.name in reading.snapshots:
             continue
@@ -117,15 +117,17 @@ def _keeps_to_parts(reading: Reading, group: Unit, unit: Unit, merged: Unit) -> 
     what parts leave unless it is, too, or reads of it: it would be kept in memory until it is wanted."""
     if group.recurrent and unit.recurrent and group.parts != unit.parts:
         return False
-    follows = any(read.tensor in group.names for e in unit.equations for read in reading.all_reads(e))
     summary = reading.summaries | reading.ends.keys()
-    if group.names <= summary and not unit.names <= summary and not follows:
+    mixed = group.names <= summary and not unit.names <= summary
+    if merged.parts.endswith(CUT) and not merged.names <= summary:
+        return False  # what comes last in time comes before no cut
+    if mixed and not any(read.tensor in group.names for e in unit.equations for read in reading.all_reads(e)):
         return False
     if not merged.parts:
         return True
     time = str(merged.time)
     steps, own = steps_of_parts(reading.program, time), merged.names - set(merged.rebuilt)
-    if any(reading.tables[name].time for name in merged.names & reading.tables.keys()):
+    if steps is None or any(reading.tables[name].time for name in merged.names & reading.tables.keys()):
         return False
     return all(time not in reading.axes_of(e) or stays_in_part(reading, e, own, time, steps) for e in merged.equations)
 

@@ -11,7 +11,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from ssmc.errors import InternalError, Unsupported
-from ssmc.ir import REAL, DType
+from ssmc.ir import REAL, Const, DType, Size
 from ssmc.ir.loops import (
     Accumulate,
     Add,
@@ -31,6 +31,7 @@ from ssmc.source import Span
 
 from .items import SECTIONS, Item, Items
 from .names import Names
+from .parts import CUT
 from .plan import KernelPlan, Plan
 from .ranges import Ranges
 from .reading import Reading
@@ -99,6 +100,16 @@ class _NoRoom(Exception):
         super().__init__(key)
 
 
+def _steps(kernel: KernelPlan) -> int | str:
+    """Steps of a part of time, or the axis whose extent they are; 0 where there are no parts."""
+    match kernel.steps:
+        case Const(value=int() as steps):
+            return steps
+        case Size(axis=axis):
+            return axis
+    return 0
+
+
 class _KernelLowering:
     def __init__(
         self, plan: Plan, kernel: KernelPlan, ranges: Ranges, scalariser: Scalariser, ahead: Scalariser,
@@ -140,7 +151,8 @@ class _KernelLowering:
         return Kernel(
             k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done["before"], done["step"], done["after"],
             rings, self.variables, arrays, self._touched([*done.values()]), self._lanes(lanes, rings),
-            enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk, part=k.part, steps=k.steps,
+            enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk, part=k.part, steps=_steps(k),
+            cut=bool(k.part and k.part.endswith(CUT)),
         )  # fmt: skip
 
     def _lanes(self, lanes: int, rings: tuple[Ring, ...]) -> int:

@@ -91,7 +91,8 @@ class PlanOptions:
         "auto", "how recurrences run through time", "c cuda triton", words=("auto", "in_order", "chunks")
     )  # fmt: skip
     chunk: int = _knob(
-        0, "steps of a chunk of time, where chunks run at once", "c cuda triton", 32, 1 << 20, multiple=32,
+        0, "steps of a chunk of time, where chunks run at once (0: as sizes ask for)", "c cuda triton",
+        32, 1 << 20, multiple=32,
         tried=(64, 128, 256, 512, 1024),
     )  # fmt: skip
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ssmc.ir import Expr, Index, Program, Reduce, walk
+from ssmc.ir import Expr, Index, Program, Reduce, print_expr, walk
 
 from .grouping import grouped
 from .options import PlanOptions
-from .parts import PART, beginning_of_part, steps_of_parts
+from .parts import ANY, CUT, beginning_of_part, steps_of_parts
 from .ranges import Ranges
 from .reading import Reading, reads
 from .recompute import CHUNK
@@ -32,8 +32,8 @@ class KernelPlan:
     ``rebuilt`` are recurrences that run upwards through each chunk of time before the kernel runs
     backwards through it (see ``recompute``), ``snapshots`` what is written at the start of each chunk,
     ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``). Where the kernel
-    runs through parts of time at once, ``part`` is their axis, ``steps`` how long each is, and ``starts`` what each
-    carried value is before the first step of a part."""
+    runs through parts of time at once, ``part`` is their axis, or that of the cuts between them, ``steps`` how long
+    each is, and ``starts`` what each carried value is before the first step of a part."""
 
     name: str
     equations: tuple[str, ...]
@@ -51,7 +51,7 @@ class KernelPlan:
     sums: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     part: str | None = None
-    steps: int = 0
+    steps: Expr | None = None
     starts: Mapping[str, Expr] = field(default_factory=dict)
 
     @property
@@ -62,7 +62,7 @@ class KernelPlan:
     def describe(self) -> str:
         """A few lines for people."""
         order = "backwards" if self.reverse else "in order" if self.recurrent else "in blocks"
-        parts = f" through each part of {self.steps} steps ({self.part})" if self.part else ""
+        parts = f" through each part of {print_expr(self.steps)} steps ({self.part})" if self.steps else ""
         rows = [
             ("computes", ", ".join(self.equations)),
             ("grid", " × ".join((*self.parallel, f"{self.lane} (lanes)") if self.lane else self.parallel) or "–"),
@@ -169,6 +169,9 @@ def _kernel(reading: Reading, number: int, group: Unit, crossing: set[str]) -> K
     lane = reading.sums[sums[0]][0] if sums else _lane(reading, group if part else main, grid, stored, time)
     if part is not None:
         grid, inner = (*grid, part), {a: None for a in inner if a != part}
+    elif time and time.endswith(CUT) and all(time in reading.produced[name].axes for name in stored):
+        # Where there are no cuts, there is nothing to carry.
+        grid = (f"{time.removesuffix(CUT)}{ANY}", *grid)
     return KernelPlan(
         f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
         group.reverse, ordered, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots, sums,
@@ -176,12 +179,12 @@ def _kernel(reading: Reading, number: int, group: Unit, crossing: set[str]) -> K
     )  # fmt: skip
 
 
-def _parts(reading: Reading, group: Unit) -> tuple[str | None, int, dict[str, Expr]]:
+def _parts(reading: Reading, group: Unit) -> tuple[str | None, Expr | None, dict[str, Expr]]:
     """The axis of the parts of time that run at once, how long each is, and what carried values each begins with."""
-    if not group.parts:
-        return None, 0, {}
-    time = str(group.time)
-    steps, starts = steps_of_parts(reading.program, time), dict[str, Expr]()
+    time, starts = str(group.time), dict[str, Expr]()
+    steps = steps_of_parts(reading.program, time) if group.parts else None
+    if steps is None:
+        return None, None, {}
     for equation in group.equations:
         for node in walk(equation.expr):
             begun = beginning_of_part(node, time, steps)
@@ -190,7 +193,7 @@ def _parts(reading: Reading, group: Unit) -> tuple[str | None, int, dict[str, Ex
             pairs = zip(reading.tensors[begun[0].tensor].axes, begun[0].indices, strict=True)
             if all(index == Index(axis) for axis, index in pairs if axis != time):
                 starts.setdefault(begun[0].tensor, begun[1])
-    return f"{time}{PART}", steps, starts
+    return group.parts, steps, starts
 
 
 def _carried(reading: Reading, group: Unit) -> tuple[dict[str, int], tuple[str, ...]]:

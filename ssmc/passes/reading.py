@@ -25,7 +25,7 @@ from ssmc.ir import (
 )
 
 from .partial import group_sum
-from .parts import end_of_part, folded_states, last_step, steps_of_parts
+from .parts import CUT, PART, end_of_part, folded_states, last_step, steps_of_parts
 from .ranges import Ranges
 from .recompute import snapshot_of
 from .tables import table_of
@@ -46,7 +46,7 @@ def folded_axes(expr: Expr) -> set[str]:
 class Reading:
     """One Program: how its equations depend on each other and on themselves, what they fold, and which of them
     are ``sums`` over groups of lanes (see ``partial``), ``tables``, ``snapshots`` (see ``recompute``) or the
-    ``ends`` of parts of time, of which ``summaries`` are there for nothing else (see ``parts``)."""
+    ``ends`` of parts of time; ``summaries`` are there for nothing but those at cuts (see ``parts``)."""
 
     def __init__(self, program: Program, extents: Ranges) -> None:
         import networkx
@@ -69,21 +69,17 @@ class Reading:
         for equation in program.equations:
             made = (read.tensor for read in self.all_reads(equation) if read.tensor in self.produced)
             self.graph.add_edges_from((tensor, equation.name) for tensor in made)
-        self.summaries = self._only_for_ends()
+        self.summaries = self._for_cuts()
         self.components = [frozenset(c) for c in networkx.strongly_connected_components(self.graph)]
         self.states = folded_states(program, {n for n in self.produced if self.depends_on_itself(n)})
 
-    def _only_for_ends(self) -> set[str]:
-        """Equations that nothing reads but what parts of time leave, through others of the kind."""
-        import networkx
-
-        others = {n for n in self.produced if n in self.program.outputs or (n not in self.ends and not self.graph[n])}
-        ends = self.graph.subgraph(n for n in self.graph if n not in self.ends)
-        needed = others.union(*(networkx.ancestors(ends, n) for n in others))
-        for end in self.ends:  # what is read of a carry
-            needed |= {n for n in self.graph[end] if n in ends}
-        needed = needed.union(*(networkx.ancestors(ends, n) for n in needed))
-        return self.produced.keys() - needed - self.ends.keys() if self.ends else set()
+    def _for_cuts(self) -> set[str]:
+        """Equations that nothing reads but what is left at the cuts of time, through others of the kind."""
+        cuts = {name for name, axis in self.ends.items() if axis.endswith(CUT)}
+        found = {n for n in self.graph if n not in cuts and n not in self.program.outputs and self.graph[n]}
+        while others := {n for n in found if not self.graph[n].keys() <= found | cuts}:
+            found -= others
+        return found
 
     def _closure(self, names: set[str]) -> set[str]:
         """These tensors and those that they follow from."""
@@ -137,13 +133,15 @@ class Reading:
         position = self.tensors[read.tensor].axes.index(axis)
         return self.extents.offset(Index(axis), read.indices[position])
 
-    def final(self, read: Read, axis: str, reverse: bool, parts: bool) -> int | None:
-        """How many steps before the end of the way, or of each part of it, a read looks; None if it does not."""
-        steps = steps_of_parts(self.program, axis)
-        if parts and steps:
-            index = read.indices[self.tensors[read.tensor].axes.index(axis)]
-            return 1 if index == last_step(axis, steps, reverse) else None
-        return self.is_final(read, axis, reverse)
+    def final(self, read: Read, axis: str, reverse: bool, over: str) -> int | None:
+        """How many steps before the end of the way, or of each of the parts or cuts ``over`` it, a read looks; None if
+        it does not. What lies before the last step may lie in another part."""
+        steps = steps_of_parts(self.program, axis) if over else None
+        if steps is None:
+            return self.is_final(read, axis, reverse)
+        if read.indices[self.tensors[read.tensor].axes.index(axis)] == last_step(axis, steps, reverse, over):
+            return 1
+        return 1 if over.endswith(PART) and self.is_final(read, axis, reverse) == 1 else None
 
     def is_final(self, read: Read, axis: str, reverse: bool) -> int | None:
         """How many steps before the end of the way a read looks: at ``#axis - k`` or, backwards, at ``k - 1``."""

@@ -117,7 +117,8 @@ class Scalariser:
 
     def _begun(self, expr: Where) -> Read | None:
         """The carried value of a step before that a part of time begins with, see ``parts``."""
-        begun = beginning_of_part(expr, str(self.kernel.time), self.kernel.steps) if self.kernel.part else None
+        steps = self.kernel.steps
+        begun = beginning_of_part(expr, str(self.kernel.time), steps) if steps is not None else None
         return begun[0] if begun is not None and begun[0].tensor in self.kernel.starts else None
 
     def real(self, expr: Expr, type: DType = REAL) -> Node:
@@ -172,7 +173,8 @@ class Scalariser:
         time = self.kernel.time
         assert time is not None
         reverse = self.kernel.reverse and read.tensor not in self.rebuilt
-        if self.kernel.part and index == last_step(time, self.kernel.steps, reverse):
+        part, steps = self.kernel.part, self.kernel.steps
+        if part and steps is not None and index == last_step(time, steps, reverse, part):
             return self._element(read, "final", (self.graph.const(1, INT),))
         distance = (
             (index.value.real + 1,) if reverse and isinstance(index, Const) else self.ranges.from_end(time, index)

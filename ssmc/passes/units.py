@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ssmc.errors import Unsupported
 from ssmc.ir import COMPLEX, Apply, Equation, Expr, Index, Op, Reduce, Transform, free_axes, type_of, walk
 
-from .parts import entry_of_part, steps_of_parts
+from .parts import CUT, PART, entry_of_part, steps_of_parts
 from .reading import Reading, reads
 from .recompute import entry_of
 
@@ -24,7 +24,8 @@ from .recompute import entry_of
 class Unit:
     """Equations that run together, recurrences among them (``recurring``) along ``time``. Those in ``rebuilt`` run
     upwards through each chunk of time before the others run backwards through it; ``rebuildable`` says that the
-    recurrences may. In ``parts`` of time recurrences do not depend on other parts (see ``parts``)."""
+    recurrences may. They do not depend on other parts of time if there is an axis ``parts``, of parts or of the cuts
+    between them (see ``parts``)."""
 
     equations: list[Equation]
     time: str | None = None
@@ -33,7 +34,7 @@ class Unit:
     rebuilt: list[str] = field(default_factory=list)
     recurring: list[str] = field(default_factory=list)
     rebuildable: bool = True
-    parts: bool = False
+    parts: str = ""
 
     @property
     def names(self) -> set[str]:
@@ -62,7 +63,7 @@ def units(reading: Reading) -> list[Unit]:
 def parallel(reading: Reading, unit: Unit) -> tuple[str, ...]:
     """Axes along which points are independent, in order of first appearance."""
     bad: set[str] = {unit.time} if unit.recurrent and unit.time else set()
-    if unit.parts and unit.names & reading.summaries:
+    if unit.parts.endswith(CUT):
         bad |= reading.states  # as where the states are folded: what they share is computed once
     for equation in unit.equations:
         bad |= reading.folded(equation)
@@ -91,7 +92,8 @@ def _unit(reading: Reading, equations: list[Equation]) -> Unit:
         _orient(reading, unit)
         unit.recurring = [e.name for e in equations]
         unit.rebuildable = not unit.reverse and _has_entries(reading, unit)
-        unit.parts = _in_parts(reading, unit)
+        if _in_parts(reading, unit):
+            unit.parts = f"{unit.time}{CUT if unit.names <= reading.summaries else PART}"
     return unit
 
 
@@ -131,10 +133,10 @@ def _in_parts(reading: Reading, unit: Unit) -> bool:
     """Whether the Program has parts of time, and no look back leaves one."""
     time = str(unit.time)
     steps = steps_of_parts(reading.program, time)
-    return steps > 0 and all(stays_in_part(reading, e, unit.names, time, steps) for e in unit.equations)
+    return steps is not None and all(stays_in_part(reading, e, unit.names, time, steps) for e in unit.equations)
 
 
-def stays_in_part(reading: Reading, equation: Equation, names: set[str], time: str, steps: int) -> bool:
+def stays_in_part(reading: Reading, equation: Equation, names: set[str], time: str, steps: Expr) -> bool:
     """Whether an equation reads none of these tensors at a step of another part."""
     entered = [entry[0] for node in walk(equation.expr) if (entry := entry_of_part(node, time, steps)) is not None]
     for read in reads(equation.expr):

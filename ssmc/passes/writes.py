@@ -12,6 +12,7 @@ from ssmc.ir.scalar import Node, Value, part_names, parts
 
 from .items import Item
 from .partial import group_sum
+from .parts import ANY
 from .plan import KernelPlan, Plan
 from .ranges import as_int
 from .recompute import CHUNK, SAVED, saved_depth, snapshot_of
@@ -104,7 +105,7 @@ class _Writes:
         """Axes of the grid along which a tensor does not vary: of parts of time what varies along time does."""
         grid = [*self.kernel.parallel, *([self.kernel.lane] if self.kernel.lane else [])]
         over = {*axes, self.kernel.part} if self.kernel.time in axes else axes
-        return tuple(a for a in grid if a not in over)
+        return tuple(a for a in grid if a not in over and not a.endswith(ANY))
 
     def _name(self, equation: Equation, value: Value) -> None:
         for node, part in zip(parts(value), part_names(equation.dtype), strict=True):
@@ -116,7 +117,10 @@ class _Writes:
         section = "step" if self.kernel.time is None or self.kernel.time in equation.axes else "after"
         found = []
         for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
-            store = Store(equation.name, part, indices, node, self._once(equation.axes))
+            once, last = self._once(equation.axes), ()  # type: tuple[tuple[str, ...], tuple[str, ...]]
+            if section == "after" and self.kernel.part in once and not self.kernel.reverse:
+                once, last = tuple(a for a in once if a != self.kernel.part), (str(self.kernel.part),)
+            store = Store(equation.name, part, indices, node, once, last)
             found.append(self._root(section, node, equation.axes, store))
         return found
 
@@ -151,7 +155,9 @@ class _Writes:
         return found
 
     def _begun(self, equation: Equation, inner: tuple[Node, ...]) -> list[Item]:
-        """What a part of time begins with."""
+        """What a part of time begins with; nothing where pieces of parts begin afresh anyway."""
+        if equation.name not in self.kernel.starts:
+            return []
         value = self.make.cast(self.kernel.starts[equation.name], equation.dtype)
         return [
             self._root("before", node, equation.axes, RingSet(equation.name, part, 1, inner, node))

@@ -7,7 +7,7 @@ import pytest
 
 from ssmc.compiler import stages
 from ssmc.dsl import elaborate, module_from_text
-from ssmc.ir import Program, bind_extents, dependence
+from ssmc.ir import Program, bind_extents, complete_extents, dependence
 from ssmc.ir.interpret import interpret
 from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
 from tests.backends.test_c_derived import FORMS, derived
@@ -64,14 +64,14 @@ def layer_of(text: str) -> Program:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("text", SAMPLES[1:3], ids=(1, 2))
+@pytest.mark.parametrize("text", [*SAMPLES[1:3], SAMPLES[5]], ids=(1, 2, 5))
 def test_samples(text: str, target: str) -> None:
     check(layer_of(text), dict(SIZES), target, LENGTHS[2:5] if target == "triton" else LENGTHS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("text", [SAMPLES[0], *SAMPLES[3:]], ids=(0, 3, 4, 5))
+@pytest.mark.parametrize("text", [SAMPLES[0], *SAMPLES[3:5], SAMPLES[6]], ids=(0, 3, 4, 6))
 def test_more_samples(text: str, target: str) -> None:
     check(layer_of(text), dict(SIZES), target, LENGTHS)
 
@@ -132,6 +132,26 @@ def test_no_steps_at_all() -> None:
     assert np.array_equal(found["last"], inputs["h0"]) and np.array_equal(found["first"], 2 * inputs["h0"])
 
 
+ROUND = "layer f(x[b, t, d], a[b, t, d]) -> y[b, t, d]:\n    seq t\n    y = sigmoid(a) * y[t-1] + x\n"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_how_many_chunks_follows_from_sizes(target: str) -> None:
+    """One text for all lengths and batches: in order where there are channels enough, in chunks where not."""
+    layer, how = layer_of(ROUND), {"quickly": True} if target == "triton" else {}
+    made = CompiledProgram(layer, {"b": 1, "t": 1, "d": 1}, options=PlanOptions(time="chunks"), target=target, **how)
+    parts = {}
+    for batch, length in ((1, 0), (1, 1), (2, 129), (1, 511), (1, 512), (1, 1000)):
+        inputs = random_inputs(layer, {"b": batch, "t": length, "d": 3})
+        agree(made(inputs), interpret(layer, inputs))
+        extents = complete_extents(made.stages.program, {"b": batch, "t": length, "d": 3})
+        parts[batch, length] = extents["t.part"]
+        assert extents["t.steps"] % 32 == 0 and extents["t.cut"] == extents["t.part"] - 1
+    assert parts == {(1, 0): 1, (1, 1): 1, (2, 129): 1, (1, 511): 1, (1, 512): 4, (1, 1000): 8}
+    assert complete_extents(made.stages.program, {"b": 1 << 16, "t": 4096, "d": 64})["t.part"] == 1
+
+
 def test_the_plan_says_so() -> None:
     text = stages(layer_of(SAMPLES[0]), options=CHUNKS).show("plan")
-    assert "in order through each part of 32 steps (t.part)" in text and "time=chunks,chunk=32" in text
+    for words in ("each part of 32 steps (t.part)", "each part of 32 steps (t.cut)", "time=chunks,chunk=32"):
+        assert words in text

@@ -23,6 +23,8 @@ SAMPLES = (
     # two equations that go round, and a quotient
     f"{_HEAD} -> y[b, t, d]:\n    seq t\n    u = h[t-1] - 0.5 * x\n    h = (u + a * x) / (1 + a ^ 2) + x\n"
     "    y = h * u\n",
+    # a fold, which is not done twice
+    f"{_HEAD} -> y[b, t, d]:\n    seq t\n    h = sigmoid(a) * h[t-1] + sum[n](exp(c) * w)\n    y = tanh(h)\n",
     # complex numbers
     "layer f(x[b, t, d], a[b, t, d]: complex, c[d, n]: complex, h0[b, d]) -> y[b, t, d]:\n    seq t\n"
     "    h = c / (1 + abs(c)) * h[t-1] + x * a\n    y = re(sum[n](conj(c) * h))\n",
