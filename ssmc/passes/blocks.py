@@ -32,7 +32,7 @@ from ssmc.ir.loops import (
     Variable,
     own_nodes,
 )
-from ssmc.ir.scalar import Node
+from ssmc.ir.scalar import Node, walk_nodes
 
 from .options import MOST_THREADS, PlanOptions
 from .row_reads import rows_of
@@ -168,14 +168,32 @@ class _Spreading:
     def _unrolled(self) -> frozenset[str]:
         """The inner axes whose loops are written out: short ones along which something is kept, the longest left out
         first where that is too much text or what is kept along them too much for registers."""
-        groups = [g for groups in self.kernel.sections.values() for g in groups]
+        groups = [(section, g) for section, groups in self.kernel.sections.items() for g in groups]
         kept = {a for v in self._kept() for a in v.dims} | {a for r in self.kernel.rings for a in r.dims}
         axes = {a for a in kept if a in self.fixed and self.fixed[a] <= _LONGEST}
-        while axes and (self._words(axes) > _NUMBERS or any(self._text(g, axes) > _STATEMENTS for g in groups)):
-            worst = [g for g in groups if self._text(g, axes) > _STATEMENTS]
+        while axes:
+            worst = [
+                g for section, g in groups
+                if self._text(g, axes) > _STATEMENTS or self._moved_out(section, g, axes) > _NUMBERS
+            ]  # fmt: skip
+            if not worst and self._words(axes) <= _NUMBERS:
+                break
             among = {a for g in worst for a in g.axes} & axes or axes
             axes.remove(max(among, key=lambda a: (self.fixed[a], a)))
         return frozenset(axes)
+
+    def _moved_out(self, section: str, group: Group, axes: set[str]) -> int:
+        """Numbers that a group reads which are the same at all steps: where its loops over these axes are written out,
+        compilers read them ahead of the loop over time, and keep them in registers all the while."""
+        if section not in ("rebuild", "step") or not self.kernel.time or not set(group.axes) <= axes:
+            return 0
+        nodes = {n.number: n for s in group.statements for n in own_nodes(self.kernel, section, s) if n.kind == "load"}
+        found = 0
+        for node in nodes.values():
+            along = {str(n.name) for n in walk_nodes((node,)) if n.kind == "index"}
+            if self.kernel.time not in along:
+                found += self._count(a for a in group.axes if a in along)
+        return found
 
     def _batch(self, unrolled: frozenset[str]) -> int:
         """Steps that are taken together: few where a step is long."""

@@ -159,6 +159,24 @@ def test_rows_are_fetched_whole(n: int, real: str) -> None:
     check(program(SCAN), {"b": 2, "t": 5, "d": 3, "n": n}, real)
 
 
+MATRIX = """
+layer f(x[b, t, e], W[e, c]) -> y[b, t, e]:
+    seq t
+    require #c == #e
+    y = tanh(sum[c](W * y[t-1, e=c]) + x)
+"""
+
+
+@pytest.mark.parametrize(("size", "written_out"), [(15, False), (4, True)])
+def test_what_all_steps_read_is_not_all_written_out(size: int, written_out: bool) -> None:
+    """The compiler would keep the whole matrix in registers for all steps."""
+    sizes = {"b": 1, "t": 3, "e": size, "c": size}
+    (kernel,) = stages(program(MATRIX), "cuda", sizes=sizes).loops.kernels
+    assert kernel.block is not None
+    assert ({"e", "c"} <= kernel.block.unrolled) == written_out
+    check(program(MATRIX), sizes)
+
+
 def test_rows_across_memory() -> None:
     built_for = built(program(SCAN), {"n": 4})
     inputs = random_inputs(program(SCAN), {"b": 2, "t": 5, "d": 3, "n": 4})
