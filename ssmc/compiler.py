@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ssmc.backends import (
 )
 from ssmc.errors import TooLarge, UserError
 from ssmc.ir import Program, Tensor, print_program
-from ssmc.ir.loops import LANE_GROUP, Limits, Loops
+from ssmc.ir.loops import LANE_GROUP, Halved, Limits, Loops
 from ssmc.passes import (
     GPU,
     PROCESSOR,
@@ -96,7 +96,7 @@ class Compiled:
     """A library and what its entry expects; see ``docs/architecture.md``. Of a GPU the library is a cubin, whose
     kernels are launched as ``launches`` say, or one of the files beside it that have one kernel each, launched as
     ``programs`` say; only a GPU can run it, and the entry here says so. ``text`` is the file that it was compiled
-    from."""
+    from. ``summing`` are the numbers of kernels that gather sums over lanes."""
 
     program: Program
     arguments: tuple[Argument, ...]
@@ -108,6 +108,7 @@ class Compiled:
     entry: Callable[..., int]
     launches: tuple[Launch, ...] = ()
     programs: tuple[TileLaunch, ...] = ()
+    summing: tuple[int, ...] = ()
 
 
 def stages(
@@ -118,7 +119,7 @@ def stages(
     options: PlanOptions | None = None,
     outputs: Mapping[str, str] | None = None,
     limits: Limits | None = None,
-    smaller: int = 0,
+    halved: Halved = Halved(),  # noqa: B008 it is frozen
 ) -> Stages:
     """Run every pass for a target, without building. Where a plan takes more than a GPU has, a smaller one is made.
 
@@ -130,19 +131,20 @@ def stages(
         options: what a tuner may change; by default the compiler chooses.
         outputs: storage of outputs where it is not what follows from the inputs.
         limits: what the GPU offers to a block; by default what those of the target's architecture do.
-        smaller: how often the plan is halved to begin with.
+        halved: how often the plan is halved to begin with.
 
     Raises:
         Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
         UserError: static parameters make an extent negative; options do not concern the target or fit the layer.
     """
     backend = target_named(target)
-    for halved in range(smaller, SMALLER):
+    while True:
         try:
             return _stages(program, backend, storage, sizes, options, outputs, limits, halved)
         except TooLarge:
-            continue
-    return _stages(program, backend, storage, sizes, options, outputs, limits, SMALLER)
+            if halved.sums >= SMALLER:
+                raise
+            halved = replace(halved, sums=halved.sums + 1)
 
 
 def _stages(
@@ -153,10 +155,10 @@ def _stages(
     options: PlanOptions | None,
     outputs: Mapping[str, str] | None,
     limits: Limits | None,
-    halved: int,
+    halved: Halved,
 ) -> Stages:
     """As ``stages``, with a plan that is halved so often."""
-    together = backend.together >> halved if backend.blocks else backend.together
+    together = backend.together >> halved.sums
     held = _storage(program, storage)
     stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
     wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
@@ -181,7 +183,7 @@ def _stages(
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
         if backend.tiles:
-            loops = tiles_of_lanes(loops, together, options, halved)
+            loops = tiles_of_lanes(loops, together, options, halved.tiles)
         else:
             stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
             loops = spread(loops, precision, stored_in, options, limits or backend.limits, together)
@@ -224,27 +226,66 @@ def compile_program(
     outputs: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> Compiled:
-    """Compile a Program, or find it compiled in the cache; arguments as for ``stages``.
+    """Compile a Program, or find it compiled in the cache; arguments as for ``stages``. What Triton's kernels take of a
+    GPU shows when they are compiled: those that do not fit are planned smaller, and so are those whose registers do
+    not suffice, where that helps.
 
     Raises:
         Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
         ToolchainError: no compiler, no place for its output, or it fails.
     """
     backend = target_named(target)
-    for smaller in range(SMALLER + 1):
-        done = stages(program, target, storage, sizes, options, outputs, limits, smaller)
+
+    def made(halved: Halved) -> Compiled:
+        done = stages(program, target, storage, sizes, options, outputs, limits, halved)
         build, tools = _builder(done, backend)
         folder = (cache or Cache()).get({"target": backend.name, "text": done.text, **tools}, build)
-        excess = _excess(folder, limits or backend.limits) if backend.tiles else ""
-        if not excess:
+        files = sorted(folder.iterdir())
+        library = next(p for p in files if p.suffix in (".so", ".dylib", *triton_toolchain.CODE))
+        text = next(p for p in files if p.suffix in (".c", ".cu", ".py"))
+        entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
+        return _compiled(done, library, text, entry)
+
+    if not backend.tiles:
+        return made(Halved())
+    return fitting(made, lambda found: _taken(found, limits or backend.limits), options, f"{program.name} on {target}")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a kernel takes of a GPU: why it does not fit, if it does not, and how much of it registers do not hold."""
+
+    excess: str
+    spilled: int
+
+
+def fitting(
+    make: Callable[[Halved], Compiled],
+    taken: Callable[[Compiled], Sequence[Taken]],
+    options: PlanOptions | None,
+    what: str,
+) -> Compiled:
+    """The first plan that fits and keeps all in registers, of those whose kernels are halved where they do not; else
+    the one that keeps most. A plan with ``options`` is made smaller only if it does not fit. TooLarge if none does.
+    """
+    best: tuple[int, Compiled] | None = None
+    halved, excess = Halved(), ""
+    while halved.most <= SMALLER:
+        made = make(halved)
+        found = taken(made)
+        large = {number for number, item in enumerate(found) if item.excess}
+        spilled = sum(item.spilled for item in found)
+        if not large and (best is None or spilled < best[0]):
+            best = spilled, made
+        spilling = {number for number, item in enumerate(found) if item.spilled}
+        again = large if large or (options and options.chosen) else spilling
+        if not again:
             break
-        if smaller == SMALLER:
-            raise TooLarge(f"{program.name}: no plan fits {target}: {excess}")
-    files = sorted(folder.iterdir())
-    library = next(p for p in files if p.suffix in (".so", ".dylib", *triton_toolchain.CODE))
-    text = next(p for p in files if p.suffix in (".c", ".cu", ".py"))
-    entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
-    return _compiled(done, library, text, entry)
+        excess = next((item.excess for item in found if item.excess), excess)
+        halved = halved.again(again, made.summing)
+    if best is None:
+        raise TooLarge(f"{what}: no plan fits: {excess}")
+    return best[1]
 
 
 def emit_program(
@@ -255,11 +296,11 @@ def emit_program(
     options: PlanOptions | None = None,
     cache: Cache | None = None,
     outputs: Mapping[str, str] | None = None,
-    smaller: int = 0,
+    halved: Halved = Halved(),  # noqa: B008 it is frozen
 ) -> Compiled:
     """As ``compile_program``, for a target whose text is compiled when it is launched: its text is its library, and
     whether it fits shows then."""
-    done = stages(program, target, storage, sizes, options, outputs, None, smaller)
+    done = stages(program, target, storage, sizes, options, outputs, None, halved)
 
     def write(folder: Path) -> None:
         (folder / triton_toolchain.TEXT).write_text(done.text, encoding="utf-8")
@@ -269,8 +310,9 @@ def emit_program(
 
 
 def _compiled(done: Stages, library: Path, text: Path, entry: Callable[..., int]) -> Compiled:
+    summing = tuple(number for number, kernel in enumerate(done.loops.kernels) if kernel.sums)
     return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library, text, entry,
-                    done.launches, done.programs)  # fmt: skip
+                    done.launches, done.programs, summing)  # fmt: skip
 
 
 def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dict[str, str]]:
@@ -297,12 +339,14 @@ def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dic
     return build, tools.key_parts()
 
 
-def _excess(folder: Path, limits: Limits) -> str:
-    """What Triton's kernels in a folder take beyond what a GPU offers; empty if nothing."""
-    for item in triton_toolchain.facts(folder):
-        if item["shared"] > limits.shared:
-            return f"{item['kernel']} takes {item['shared']} bytes of shared memory; a block has {limits.shared}"
-    return ""
+def _taken(made: Compiled, limits: Limits) -> list[Taken]:
+    """What each of Triton's kernels takes of a GPU that offers so much."""
+    found = []
+    for item in triton_toolchain.facts(made.library.parent):
+        large = item["shared"] > limits.shared
+        words = f"{item['kernel']} takes {item['shared']} bytes of shared memory; a block has {limits.shared}"
+        found.append(Taken(words if large else "", item["spilled"]))
+    return found
 
 
 def _on_a_gpu(target: str, *_: object) -> int:

@@ -144,24 +144,24 @@ def _kernels(
 def _programs_on_tiles(
     program: Program, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The same of Triton's kernels."""
-    from ssmc.backends import triton_toolchain
+    """The same of Triton's kernels, whose plan is that of each architecture: block and warps, too."""
+    from ssmc.backends import Cache, default_storage, triton_toolchain
+    from ssmc.compiler import compile_program
 
-    compiler = triton_toolchain.find()
     own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
-    done, _ = staged(program, "triton", dtype, own)
-    kernels: dict[str, dict[str, Any]] = {
-        launch.kernel: {"kernel": launch.kernel, "block": launch.block, "warps": launch.warps, "shared": 0, "on": {}}
-        for launch in done.programs
-    }
+    _, assumed = staged(program, "triton", dtype, own)
+    storage = default_storage(program, dtype)
+    kernels: dict[str, dict[str, Any]] = {}
     for architecture in architectures:
         with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
-            compiler.build(done.text, done.programs, folder, architecture)
-            found = triton_toolchain.facts(Path(folder))
-        for item in found:
-            kernel = kernels[item["kernel"]]
+            cache = Cache(Path(folder))
+            done = compile_program(program, f"triton:{architecture}", storage, {**own, **assumed}, cache=cache)
+            found = triton_toolchain.facts(done.library.parent)
+        for launch, item in zip(done.programs, found, strict=True):
+            kernel = kernels.setdefault(launch.kernel, {"kernel": launch.kernel, "shared": 0, "on": {}})
             kernel["shared"] = max(kernel["shared"], item["shared"])
-            kernel["on"][architecture] = {what: item[what] for what in ("registers", "spilled")}
+            plan = {"block": launch.block, "warps": launch.warps}
+            kernel["on"][architecture] = {**plan, "registers": item["registers"], "spilled": item["spilled"]}
     return list(kernels.values())
 
 

@@ -171,6 +171,24 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Halved:
+    """How often a plan for a GPU is halved: the lanes whose sum is one part of a sum over lanes, and tiles, by the
+    number of their kernel."""
+
+    sums: int = 0
+    tiles: Mapping[int, int] = field(default_factory=dict)
+
+    def again(self, kernels: Iterable[int], summing: Iterable[int]) -> Halved:
+        """Once more for these kernels; those that are ``summing`` have as many lanes as sums do."""
+        more = {number: self.tiles.get(number, 0) + 1 for number in kernels}
+        return Halved(self.sums + any(number in more for number in summing), {**self.tiles, **more})
+
+    @property
+    def most(self) -> int:
+        return max(self.sums, *self.tiles.values(), 0)
+
+
+@dataclass(frozen=True)
 class Block:
     """How a kernel is spread over the threads of a GPU, one for each point of its grid and lane; see
     ``passes.blocks``.

@@ -47,16 +47,18 @@ _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
 
 
-def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions | None = None, smaller: int = 0) -> Loops:
+def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions, halved: Mapping[int, int]) -> Loops:
     """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes. What ``options`` do not
-    say is chosen here; tiles are halved ``smaller`` times.
+    say is chosen here; tiles are ``halved`` so often, by the number of their kernel.
 
     Raises, naming the equation, TooLarge where tiles would be too large, and Unsupported where a value would be kept
     along an axis whose extent is not compiled in.
     """
-    chosen = options or PlanOptions()
-    kernels = tuple(replace(k, tiles=_Tiling(loops, k, together, chosen, smaller).run()) for k in loops.kernels)
-    return replace(loops, kernels=kernels)
+    kernels = [
+        replace(k, tiles=_Tiling(loops, k, together, options, halved.get(number, 0)).run())
+        for number, k in enumerate(loops.kernels)
+    ]
+    return replace(loops, kernels=tuple(kernels))
 
 
 @dataclass
@@ -65,7 +67,7 @@ class _Tiling:
     kernel: Kernel
     together: int
     options: PlanOptions
-    smaller: int
+    halved: int
 
     @property
     def fixed(self) -> Mapping[str, int]:
@@ -99,7 +101,7 @@ class _Tiling:
                     expected=f"at most {_LARGEST}: block={max(1, padded(_LARGEST // each + 1) // 2)} or less",
                 )
             return block
-        return max(1, min(_BLOCK >> self.smaller, most, (_ELEMENTS >> self.smaller) // each))
+        return max(1, min(_BLOCK >> self.halved, most, (_ELEMENTS >> self.halved) // each))
 
     # ------------------------------------------------------------ what a kernel is made of
 

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 
 from ssmc.backends import (
-    SMALLER,
     TARGETS,
     Cache,
     Launch,
@@ -27,14 +26,14 @@ from ssmc.backends import (
     toolchain,
     triton_toolchain,
 )
-from ssmc.compiler import Argument, Compiled, compile_program, emit_program, load_entry
-from ssmc.errors import TooLarge, ToolchainError, Unsupported, UserError
+from ssmc.compiler import Argument, Compiled, Taken, compile_program, emit_program, fitting, load_entry
+from ssmc.errors import ToolchainError, Unsupported, UserError
 from ssmc.ir import Program
-from ssmc.ir.loops import Limits
+from ssmc.ir.loops import Halved, Limits
 from ssmc.passes import PlanOptions
 
 from .gpu import Launcher, architecture_for, checked, driver, limits_of
-from .tiles import TileLauncher, excess, load_kernels
+from .tiles import TileLauncher, load_kernels, taken
 
 DEVICES = ("cpu", "cuda")
 Entry = Callable[..., int]
@@ -173,19 +172,17 @@ class TritonGpu(Processor):
         self, program: Program, storage: Mapping[str, str], sizes: Mapping[str, int], cache: Cache,
         outputs: Mapping[str, str], options: PlanOptions,
     ) -> Compiled:  # fmt: skip
-        """The first plan that Triton finds to fit the GPU, of those that are halved so and so often."""
-        excess = ""
-        for smaller in range(SMALLER + 1):
-            made = emit_program(program, self.target, storage, sizes, options, cache, outputs, smaller)
-            excess = self.excess(made)
-            if not excess:
-                return made
-        raise TooLarge(f"{program.name}: no plan fits cuda:{self.number}: {excess}")
+        """A plan that fits the GPU, as Triton finds."""
 
-    def excess(self, made: Compiled) -> str:
-        """What kernels take beyond what the GPU offers; empty if nothing."""
+        def made(halved: Halved) -> Compiled:
+            return emit_program(program, self.target, storage, sizes, options, cache, outputs, halved)
+
+        return fitting(made, self.taken, options, f"{program.name} on cuda:{self.number}")
+
+    def taken(self, made: Compiled) -> list[Taken]:
+        """What kernels take of the GPU."""
         with torch.cuda.device(self.number):
-            return excess(load_kernels(made.text), made.programs)
+            return taken(load_kernels(made.text), made.programs)
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Triton launches on PyTorch's current device and stream: the device is that of the tensors meanwhile."""

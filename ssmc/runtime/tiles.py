@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ssmc.backends import Parameter, TileLaunch
-from ssmc.compiler import Argument
+from ssmc.compiler import Argument, Taken
 from ssmc.errors import TooLarge, ToolchainError
 
 from .gpu import PLANS_KEPT
@@ -167,18 +167,21 @@ def elements(argument: Argument, extents: Mapping[str, int], strides: Mapping[tu
     return (last + 1) * (2 if argument.storage in ("c64", "c128") else 1)
 
 
-def excess(kernels: Any, launches: Sequence[TileLaunch]) -> str:
-    """What kernels take beyond what the present GPU offers; empty if nothing. Triton compiles them as it does for
-    tensors in new memory, and remembers."""
+def taken(kernels: Any, launches: Sequence[TileLaunch]) -> list[Taken]:
+    """What each kernel takes of the present GPU. Triton compiles it as for tensors in new memory, and remembers."""
+    found = []
     for launch in launches:
         given = [Address(0, dtype_of(p), 0) if p.type[0] == "*" else 1 for p in launch.parameters]
+        excess, spilled = "", 0
         try:
             with reported(launch.kernel):
                 made = getattr(kernels, launch.kernel).warmup(*given, grid=(1,), **options_of(launch))
                 _ = made.run  # with it, the machine code is loaded
-        except TooLarge as found:
-            return found.diagnostics[0].message
-    return ""
+                spilled = made.n_spills
+        except TooLarge as error:
+            excess = error.diagnostics[0].message
+        found.append(Taken(excess, spilled))
+    return found
 
 
 def options_of(launch: TileLaunch) -> dict[str, Any]:

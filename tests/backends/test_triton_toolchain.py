@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from ssmc.backends import Cache, triton_toolchain
-from ssmc.compiler import Compiled, compile_program
-from ssmc.errors import ToolchainError, UserError
-from ssmc.ir.loops import Limits
-from ssmc.passes import grad, kept_values, rebuilding
+from ssmc.backends import Cache, TileLaunch, default_storage, triton_toolchain
+from ssmc.compiler import Compiled, Taken, compile_program, fitting, stages
+from ssmc.dsl import choices, elaborate, load_module
+from ssmc.errors import TooLarge, ToolchainError, UserError
+from ssmc.ir import Program
+from ssmc.ir.loops import Halved, Limits
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding
+from ssmc.verify import free_axes, solve
 from tests.library_cases import LOWERED
 
 needs_triton = pytest.mark.skipif(
@@ -84,6 +87,54 @@ def test_a_smaller_plan_where_the_gpu_has_less(tmp_path: Path) -> None:
         found.append((done.programs[0].block, triton_toolchain.facts(done.library.parent)[0]["shared"]))
     (usual, much), (smaller, less) = found
     assert much > 32 >= less and smaller < usual
+
+
+def made(program: Program, blocks: tuple[int, ...]) -> Compiled:
+    """As if compiled to kernels of so many lanes, the first of which gathers sums."""
+    programs = tuple(TileLaunch(f"k{n}", (), "d", block, None, 0, 1, 0, ()) for n, block in enumerate(blocks))
+    return Compiled(program, (), (), {}, "", Path(), Path(), lambda *_: 0, (), programs, (0,))
+
+
+@pytest.mark.parametrize(
+    "spilled, large, options, expected",
+    [
+        ({64: 8, 32: 0}, (), PlanOptions(), (32, 128)),  # none are spilled any more
+        ({64: 8, 32: 3, 16: 4, 8: 4}, (), PlanOptions(), (32, 128)),  # some always are: where fewest
+        ({64: 8, 32: 8, 16: 8, 8: 9}, (), PlanOptions(), (64, 128)),  # smaller ones are no better
+        ({64: 8}, (), PlanOptions(warps=2), (64, 128)),  # as was asked for
+        ({}, (64, 128), PlanOptions(warps=2), (32, 32)),  # not as was asked for, because it cannot be
+        ({8: 1}, (64, 32, 16), PlanOptions(), (8, 128)),
+    ],
+)
+def test_which_plan_fits(
+    spilled: dict[int, int], large: tuple[int, ...], options: PlanOptions, expected: tuple[int, ...]
+) -> None:
+    program, tried = GATED.program(), []
+
+    def make(halved: Halved) -> Compiled:
+        tried.append(halved)
+        return made(program, (64 >> halved.sums, 128 >> halved.tiles.get(1, 0)))
+
+    def taken(found: Compiled) -> list[Taken]:
+        return [Taken("too large" if p.block in large else "", spilled.get(p.block, 0)) for p in found.programs]
+
+    assert tuple(p.block for p in fitting(make, taken, options, "f").programs) == expected
+    assert len(tried) <= 4
+    with pytest.raises(TooLarge, match="f: no plan fits: too large"):
+        fitting(make, lambda found: [Taken("too large", 0)], options, "f")
+
+
+@needs_triton
+def test_fewer_lanes_where_registers_do_not_suffice(tmp_path: Path) -> None:
+    """Of the plans the first one is taken that keeps all in registers."""
+    module = load_module("s4d")
+    program = elaborate(module, "s4d_kernel", next(choices(module, module.layer("s4d_kernel"))))
+    storage = default_storage(program, "bf16")
+    sizes = solve(program, dict.fromkeys(free_axes(program), 16))
+    done = compile_program(program, "triton:sm_90", storage, sizes, cache=Cache(tmp_path))
+    assert sum(item["spilled"] for item in triton_toolchain.facts(done.library.parent)) == 0
+    usual = stages(program, "triton:sm_90", storage, sizes)
+    assert [p.block for p in done.programs] < [p.block for p in usual.programs]
 
 
 @needs_triton

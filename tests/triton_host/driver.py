@@ -28,6 +28,7 @@ class Driver:
     architecture: str
     shared: int = 227 << 10
     threads: int = 1024
+    spilled: int = 0
     device: int = 0
     stream: int = 77
     launched: list[Launched] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Driver:
     def _load(self, name: str, code: bytes, shared: int, device: int) -> tuple[Any, ...]:
         assert code[:4] == b"\x7fELF" and device == self.device
         self.loaded.append(name)
-        return object(), name, 32, 0, self.threads
+        return object(), name, 32, self.spilled, self.threads
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
         def launch(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:

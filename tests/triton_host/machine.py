@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssmc.compiler import Compiled
+from ssmc.compiler import Compiled, Taken
 from ssmc.errors import Unsupported
 from ssmc.runtime import Layer
 from ssmc.runtime.machines import Entry, TritonGpu, tile_launcher
@@ -46,8 +46,8 @@ class InterpretedGpu(TritonGpu):
     def about(self) -> tuple[str, str]:
         return "this host", "no GPU"
 
-    def excess(self, made: Compiled) -> str:
-        return ""
+    def taken(self, made: Compiled) -> list[Taken]:
+        return [Taken("", 0) for _ in made.programs]
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         if self.quickly:

@@ -113,7 +113,7 @@ def test_a_smaller_plan_where_the_gpu_has_less(
         found.append(TritonGpu().compile(*given).programs[0].block)
     assert found == [128, 64, 32]
     driver("sm_90", threads=16)
-    with pytest.raises(TooLarge, match="f: no plan fits cuda:0: ssmc_k0 takes 32 of threads; the GPU has 16"):
+    with pytest.raises(TooLarge, match="f on cuda:0: no plan fits: ssmc_k0 takes 32 of threads; the GPU has 16"):
         TritonGpu().compile(*given)
 
 
