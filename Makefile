@@ -5,8 +5,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 JOBS ?= 2
+GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),python3)
+GPU_OPTIONS ?=
+ARCHITECTURES ?= sm_90
 
-.PHONY: help demo test test-all lint types bench clean compiler
+.PHONY: help demo test test-all lint types bench gpu gpu-binaries clean compiler
 
 help:
 	@echo "make demo      compile a layer, run it and check it; train a small language model"
@@ -15,6 +18,8 @@ help:
 	@echo "make lint      ruff: style and layout"
 	@echo "make types     mypy"
 	@echo "make bench     the benchmarks; results go to benchmarks/results"
+	@echo "make gpu       on a GPU: verify, tune, measure; goes on where it ended; results go to benchmarks/results"
+	@echo "make gpu-binaries  compile for that beforehand, without a GPU (ARCHITECTURES='sm_90 sm_100')"
 	@echo "make clean     remove what the above made, but not .venv"
 
 demo: $(READY) compiler
@@ -35,6 +40,13 @@ types: $(READY)
 
 bench: $(READY) compiler
 	@$(PY) -m benchmarks
+
+# These run in the Python that has PyTorch for the GPU: .venv if there is one, else python3, else GPU_PYTHON=...
+gpu:
+	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU_OPTIONS)
+
+gpu-binaries:
+	@$(GPU_PYTHON) -m benchmarks.gpu.binaries $(ARCHITECTURES)
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -64,12 +64,16 @@ _COMPLEX_FLOPS = {
 }  # fmt: skip
 
 
-def cost(program: Program, sizes: Mapping[str, int], real_bytes: int = 4) -> Cost:
-    """The cost of one call at these extents (those that inputs bind; the rest follows)."""
+def cost(program: Program, sizes: Mapping[str, int], real_bytes: int = 4, once: bool = False) -> Cost:
+    """The cost of one call at these extents (those that inputs bind; the rest follows). With ``once`` what several
+    equations compute alike counts in the first of them only: nothing that computes them all does with less."""
     sizes = complete_extents(program, sizes)
     tensors = program.tensors()
     functions = {function.name: function for function in program.functions}
-    equations = tuple(_equation_cost(e, sizes, tensors, functions, real_bytes) for e in program.equations)
+    known: set[Expr] = set()
+    equations = tuple(
+        _equation_cost(e, sizes, tensors, functions, real_bytes, known if once else set()) for e in program.equations
+    )
     return Cost(
         sum(_bytes(tensor, sizes, real_bytes) for tensor in program.inputs),
         sum(_bytes(tensors[name], sizes, real_bytes) for name in program.outputs),
@@ -94,10 +98,13 @@ def _equation_cost(
     tensors: Mapping[str, Tensor],
     functions: Mapping[str, Function],
     real_bytes: int,
+    known: set[Expr],
 ) -> EquationCost:
+    """Of what is not ``known``; adds to that what it computes."""
     flops = exponentials = 0
     if not isinstance(equation.expr, Apply):
-        for node in dict.fromkeys(_computed(equation.expr)):
+        for node in [node for node in dict.fromkeys(_computed(equation.expr)) if node not in known]:
+            known.add(node)
             count, exps = _weight(node, tensors, functions)
             if isinstance(node, Transform):
                 count = sizes[node.axis].bit_length()

@@ -210,7 +210,9 @@ def test_a_device_that_is_no_processor() -> None:
 
 def test_the_command(ssmc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SSMC_CACHE_DIR", str(tmp_path / "cache"))
-    asked = ("tune", "affine_scan", "--sizes", "b=1,t=65,d=40", "--trials", "1", "--pass", "forward")
+    file = tmp_path / "scan.ssm"  # which no other test has loaded, with another cache
+    file.write_text(TEXT + "# for the command\n")
+    asked = ("tune", file, "--sizes", "b=1,t=65,d=40", "--trials", "1", "--pass", "forward")
     ran = ssmc(*asked, "--json")
     (found,) = ran.object()["passes"]
     assert ran.code == 0 and found["tried"] == 1 and found["extents"] == {"b": 1, "t": 128, "d": 40}
@@ -218,10 +220,10 @@ def test_the_command(ssmc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (again,) = ran.object()["passes"]
     assert again["tried"] == 0 and again["trials"] == found["trials"]
     given = json.loads((tmp_path / "found.json").read_text())
-    assert [item["layer"] for item in given["results"]] == ["affine_scan"]
+    assert [item["layer"] for item in given["results"]] == ["tuned_scan"]
     monkeypatch.setenv("SSMC_CACHE_DIR", str(tmp_path / "another"))
     ran = ssmc("tune", "--import", tmp_path / "found.json")
-    assert ran.code == 0 and "1 results taken in, of affine_scan" in ran.out
+    assert ran.code == 0 and "1 results taken in, of tuned_scan" in ran.out
     assert ssmc("tune", "--export", tmp_path / "again.json").code == 0
     assert json.loads((tmp_path / "again.json").read_text()) == given
 
