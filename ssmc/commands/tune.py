@@ -116,10 +116,16 @@ def _text(job: Job, found: Found) -> str:
         ("tried now", f"{found.tried}: {found.ended}"),
         ("known", ", ".join([f"{len(found.measured)} measured", *(f"{n} {kind}" for kind, n in kinds.items())])),
         ("fastest", best or "none"),
-        *([("bound", f"{found.bound:.3g} s on this machine")] if found.bound else []),
+        *([("bound", _bound(found))] if found.bound else []),
         ("used from now", result),
     ]
     return table(rows)
+
+
+def _bound(found: Found) -> str:
+    beaten = any(t.seconds and t.seconds < found.bound for t in found.measured)
+    doubt = "; beaten, so its speeds were measured while it was busy" if beaten else ""
+    return f"{found.bound:.3g} s on this machine{doubt}"
 
 
 def _facts(job: Job, found: Found) -> dict[str, Any]:

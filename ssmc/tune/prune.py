@@ -14,9 +14,10 @@ from ssmc.compiler import Stages, stages
 from ssmc.errors import SsmcError
 from ssmc.explain import CALL_SECONDS, explain
 from ssmc.ir.loops import Kernel
-from ssmc.passes import PlanOptions
+from ssmc.passes import PlanOptions, grad
 from ssmc.runtime import architecture_of
 
+from .floors import Speeds, floor_of, of_gpu
 from .job import Job
 
 NEAR_MEMORY = 1 << 20  # bytes that a block of lanes keeps on a CPU: more do not stay in the caches near a core
@@ -95,12 +96,22 @@ def pruner(job: Job) -> Callable[[PlanOptions], str]:
 
 
 def bound_of(job: Job) -> float:
-    """Seconds that no plan can beat on this machine, by its measured speeds; 0 where that is not known."""
+    """Seconds that no plan can beat on this machine, 0 where that is not known: of a processor by its measured speeds,
+    of a GPU by those that are known of it or that it states of itself."""
     if job.device.type != "cpu":
-        return 0.0
+        properties = torch.cuda.get_device_properties(job.device)
+        speeds = of_gpu(torch.cuda.get_device_name(job.device), properties)
+        return bound_by(job, speeds) if speeds else 0.0
     spec = job.usual.specialisation(job.what)
     try:
         found = explain(spec.program(), job.extents(), spec.storage, torch.get_num_threads())
     except SsmcError:
         return 0.0
     return found.predicted - CALL_SECONDS if found.predicted is not None else 0.0
+
+
+def bound_by(job: Job, speeds: Speeds) -> float:
+    """Seconds that bytes and exponentials take at these speeds; what is multiplied, matrix units might do."""
+    program = job.usual.program if job.what != "backward" else grad(job.usual.program)
+    seconds = floor_of(program, job.extents(), BYTES[job.real], speeds).seconds
+    return max(seconds["memory"], seconds["exponentials"])

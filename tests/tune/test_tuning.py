@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 
 import ssmc as package
 from ssmc import runtime
+from ssmc.backends import cuda_toolchain
 from ssmc.errors import ToolchainError, UserError
 from ssmc.passes import PlanOptions
 from ssmc.runtime import Results, Subject, Trial, Winner, bucket_of
 from ssmc.tune import SEARCHERS, Effort, Job, bound_of, local, over_ray, pruner, tune
+from ssmc.tune.floors import KNOWN
 from ssmc.tune.job import batch_and_time
+from ssmc.tune.prune import Pruner, bound_by
 from ssmc.tune.worker import Bench, Turns
 from tests.cuda_host.driver import on_host
 from tests.tune import planted
@@ -130,6 +134,21 @@ def test_pruned_are_the_same_kernels() -> None:
     assert bound_of(planted.job()) > 0
 
 
+def test_plans_that_spill_registers_of_a_gpu_are_pruned() -> None:
+    """What the assembler says is asked without a GPU."""
+    try:
+        cuda_toolchain.find()
+    except ToolchainError:
+        pytest.skip("no CUDA compiler")
+    sizes = {"b": 8, "t": 2048, "d": 1536, "n": 16}
+    job = Job("selective_scan", sizes, target="cuda", real="bf16", present=("D", "z", "dt_bias"))
+    reason = Pruner(job, "sm_90").reason
+    assert "registers are spilled" in reason(PlanOptions(together=16))
+    assert reason(PlanOptions(threads=64)) == ""
+    assert bound_by(job, KNOWN["H200"]) == pytest.approx(120e-6, rel=0.05)
+    assert bound_by(replace(job, what="backward"), KNOWN["H200"]) == pytest.approx(132e-6, rel=0.05)
+
+
 def test_jobs_that_are_wrong() -> None:
     with pytest.raises(UserError, match="no pass 'sideways'"):
         Job("affine_scan", {}, "sideways")
@@ -176,6 +195,22 @@ def test_loaded_layers_use_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("SSMC_TUNED", "0")
     layer(x[:, :98].contiguous(), a)
     assert "options" not in str(layer.explain())
+
+
+def test_the_command_explain_says_what_was_found(ssmc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSMC_CACHE_DIR", str(tmp_path))
+    file = tmp_path / "scan.ssm"
+    file.write_text(TEXT + "# for explain\n")
+    asked = ("explain", file, "--sizes", "b=2,t=100,d=20")
+    assert "plan:" not in ssmc(*asked).out
+    found = runtime.Examined(package.load(file))
+    bucket = bucket_of({"b": 2, "t": 100, "d": 20}, ["b", "t"])
+    bucket.winner = Winner("lanes=32,tile=0", 0.5, "2026-12-01T00:00:00+00:00")
+    subject = found.layer.subject(found.kinds["forward"], torch.device("cpu"))
+    found.layer.results.write(subject, bucket)
+    said = ssmc(*asked).out
+    assert "options: lanes=32,tile=0" in said and "tuned on 2026-12-01T00:00:00+00:00" in said
+    assert "options: lanes=64" in ssmc(*asked, "--plan", "lanes=64").out
 
 
 def test_a_stored_plan_that_does_not_fit_any_longer_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
