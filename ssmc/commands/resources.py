@@ -33,9 +33,10 @@ and bytes written to and read from there because registers ran out.
 _HEAD_OF_TRITON = """\
 # What Triton's kernels take of a GPU
 
-`ssmc resources --target triton -o docs` makes this page, for the layers and architectures that it is asked for, as that
-of CUDA C is made. Of all kernels of a pass the largest numbers stand here: bytes of shared memory of a program,
-registers of a thread (AMD: vector registers), and bytes written and read because registers ran out.
+`ssmc resources --target triton -o docs` makes this page, and resources-triton.json with the numbers and the plan of
+each kernel, as that of CUDA C is made. Of all kernels of a pass the largest numbers stand here: bytes of shared memory
+of a program, registers of a thread (AMD: vector registers), and bytes written and read because registers ran out.
+Kernels that do not fit are planned smaller: what is spilled here is spilled by small ones, too.
 """
 
 

@@ -82,11 +82,17 @@ class _Tiling:
         largest = max((self._size(g, axes) for g in self._groups()), default=1)
         block = 0 if lane is None else self._block(lane, largest)
         elements = max(1, block) * largest
-        warps = self.options.warps or min(_WARPS, max(1, min(block // _WARP, 4), elements // (_WARP * _EACH)))
+        warps = self.options.warps or self._warps(block, elements)
         steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
         reloaded = self._reloaded()
         remembered |= self._arrays(addressed) | reloaded
         return Tiles(lane, block, steps, axes, warps, moving, remembered, addressed, reloaded)
+
+    def _warps(self, block: int, elements: int) -> int:
+        """Warps that work on tiles of so many elements. Where tiles are halved because registers did not suffice, warps
+        are not, so that each thread has fewer; but more than eight would leave each thread half the registers."""
+        each, most = (max(1, _EACH >> self.halved), _WARPS // 2) if self.halved else (_EACH, _WARPS)
+        return min(most, max(1, min(block // _WARP, 4), elements // (_WARP * each)))
 
     def _block(self, lane: str, each: int) -> int:
         """Lanes of a program whose tiles have so many elements for each of them."""
