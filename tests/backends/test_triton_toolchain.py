@@ -131,9 +131,12 @@ def test_fewer_lanes_where_registers_do_not_suffice(tmp_path: Path) -> None:
     program = elaborate(module, "s4d_kernel", next(choices(module, module.layer("s4d_kernel"))))
     storage = default_storage(program, "bf16")
     sizes = solve(program, dict.fromkeys(free_axes(program), 16))
-    done = compile_program(program, "triton:sm_90", storage, sizes, cache=Cache(tmp_path))
-    assert sum(item["spilled"] for item in triton_toolchain.facts(done.library.parent)) == 0
     usual = stages(program, "triton:sm_90", storage, sizes)
+    triton_toolchain.find().build(usual.text, usual.programs, tmp_path, "sm_90")
+    if not any(item["spilled"] for item in triton_toolchain.facts(tmp_path)):
+        pytest.skip("registers suffice with this version of Triton")
+    done = compile_program(program, "triton:sm_90", storage, sizes, cache=Cache(tmp_path / "cache"))
+    assert not any(item["spilled"] for item in triton_toolchain.facts(done.library.parent))
     assert [p.block for p in done.programs] < [p.block for p in usual.programs]
 
 
