@@ -45,3 +45,10 @@ def _compiler_that_does_not_optimise(request: pytest.FixtureRequest, monkeypatch
     Tests of the compiler itself say what they want."""
     if "backends" not in set(request.path.relative_to(request.config.rootpath).parts):
         monkeypatch.setenv("SSMC_CFLAGS", "-O0")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_tuned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found on this machine is not what is tested."""
+    if "tune" not in set(request.path.relative_to(request.config.rootpath).parts):
+        monkeypatch.setenv("SSMC_TUNED", "0")

@@ -13,19 +13,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import ssmc
-from benchmarks.gpu.workloads import WORKLOADS, Workload
+from benchmarks.gpu.timed import examined
+from benchmarks.gpu.workloads import WORKLOADS
 from ssmc.backends import Cache, cuda_toolchain
 from ssmc.compiler import compile_program
 from ssmc.errors import SsmcError
-from ssmc.runtime import Examined
 
 
 def binaries(architecture: str, cache: Cache, dtypes: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """What is compiled, and where it is: every pass of every workload, alike as tuning and benchmarks call it."""
     for workload in WORKLOADS:
         for real in dtypes:
-            found = _examined(workload, real)
+            found = examined(workload, real)
             for what in found.kinds:
                 spec = found.specialisation(what)
                 outputs = {place.name: place.storage for place in spec.gives}
@@ -33,11 +32,6 @@ def binaries(architecture: str, cache: Cache, dtypes: Sequence[str]) -> Iterator
                     spec.program(), f"cuda:{architecture}", spec.storage, dict(workload.sizes), None, cache, outputs
                 )
                 yield f"{workload.name}, {what}, {real}", made.library
-
-
-def _examined(workload: Workload, real: str) -> Examined:
-    layer = ssmc.load(workload.layer, None, None, "", **workload.statics)
-    return Examined(layer, list(workload.inputs(workload.small)), None, real)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

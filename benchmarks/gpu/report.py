@@ -76,6 +76,8 @@ def _benchmarks(found: Sequence[tuple[Section, Any]]) -> Iterator[str]:
             yield f"Floor {floor['least'] * 1e6:.1f} µs, by {floor['bound']} ({parts}; {table['speeds']})."
         else:
             yield f"Floor: {table['speeds']}."
+        for call, plan in table["plans"].items():
+            yield f"Tuned, {call}: `{plan}`."
         yield ""
         yield "| | eager ms | × floor | graph ms | × floor | × the fastest | error | |"
         yield "|---|---|---|---|---|---|---|---|"

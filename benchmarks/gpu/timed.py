@@ -86,8 +86,23 @@ def measured(workload: Workload, what: str, device: Device, real: str, small: bo
         "floor": floor.facts() if floor else None,
         "speeds": speeds.source if speeds else "not known of this device",
         "mark": workload.marks.get(what) if MARKED in device.name and real == "bf16" and not small else None,
+        "plans": _plans(workload, what, device, real, sizes),
         "rows": [row.facts() for row in rows],
     }
+
+
+def _plans(workload: Workload, what: str, device: Device, real: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    """The plans that tuning has found for the machine code of a pass, which is then used, by target and call."""
+    names = {"forward": ["forward"], "backward": ["backward"]}.get(what, ["training", "backward"])
+    found = {}
+    for target in device.targets:
+        layer = ssmc.load(workload.layer, None, target, "", **workload.statics)
+        calls = examined(workload, real, layer)
+        for name in names:
+            options = calls.planned(sizes, name, device.torch.type).options
+            if options.chosen:
+                found[f"{target}, {name}"] = str(options)
+    return found
 
 
 def placed(workload: Workload, sizes: Mapping[str, int], device: Device, real: str) -> dict[str, torch.Tensor]:
@@ -143,8 +158,8 @@ def _narrow(function: Formulation, setting: _Setting) -> Formulation:
 
 def _kernels_of_gradient(setting: _Setting, layer: ssmc.Layer) -> Call:
     """The gradient's machine code by itself, given what the way forward kept."""
-    found = Examined(layer, list(setting.inputs), None, setting.real)
-    values = found.values("backward", _as_kind(found, setting.inputs))
+    found = examined(setting.workload, setting.real, layer)
+    values = found.values("backward", setting.inputs)
     for number, place in enumerate(found.specialisation("backward").takes):
         if place.role == "adjoint":
             values[number] = setting.dy.to(values[number].dtype)
@@ -157,11 +172,12 @@ def _kernels_of_gradient(setting: _Setting, layer: ssmc.Layer) -> Call:
     return call
 
 
-def _as_kind(found: Examined, inputs: Tensors) -> dict[str, torch.Tensor]:
-    """The inputs in the storage that the examined call has for all reals."""
-    wanted = {place.name: place.storage for place in found.specialisation("forward").takes}
-    dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float64}
-    return {name: value.to(dtypes.get(wanted[name], value.dtype)) for name, value in inputs.items()}
+def examined(workload: Workload, real: str, layer: ssmc.Layer | None = None) -> Examined:
+    """The layer as it is called here: parameters stay in float32, results are as narrow as activations."""
+    layer = layer or ssmc.load(workload.layer, **workload.statics)
+    wide = dict.fromkeys(workload.parameters, "f32")
+    present = list(workload.inputs(workload.small))
+    return Examined(layer, present, None, real, None, wide, "" if real == "f32" else real)
 
 
 def _peer(setting: _Setting, make: Callable[[], Formulation]) -> Callable[[], Call]:

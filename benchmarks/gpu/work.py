@@ -61,6 +61,9 @@ def tune(device: devices.Device, about: Mapping[str, Any]) -> dict[str, Any]:
     sizes = chosen.small if about.get("small") else chosen.sizes
     words = ["tune", chosen.layer, "--sizes", ",".join(f"{axis}={n}" for axis, n in sizes.items())]
     words += ["--target", about["target"], "--pass", about["pass"], "--dtype", about["dtype"]]
+    if about["dtype"] != "f32":  # as benchmarks call it: parameters stay wide, results are narrow
+        words += ["--autocast"]
+        words += ["--stored", ",".join(f"{name}=f32" for name in chosen.parameters)] if chosen.parameters else []
     absent = _absent(chosen.layer, set(chosen.inputs(chosen.small)))
     words += ["--without", ",".join(absent)] if absent else []
     words += [word for name, value in chosen.statics.items() for word in ("--set", f"{name}={value}")]

@@ -31,6 +31,8 @@ def specialised(function: Any) -> Any:
 @specialised
 @click.option("--sizes", metavar="b=8,t=2048,...", default="", help="The extent of every axis of the inputs.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="f32", help="Storage of real inputs.")
+@click.option("--stored", metavar="A=f32,...", default="", help="Storage of inputs where it is another.")
+@click.option("--autocast", is_flag=True, help="As called under torch.autocast to --dtype.")
 @click.option("--target", type=click.Choice(("c", "cuda", "triton")), default="c", show_default=True)
 @click.option("--pass", "passes", multiple=True, type=click.Choice(PASSES), help="Only these; all by default.")
 @click.option("--trials", type=click.IntRange(0), default=40, show_default=True, help="New plans for each pass.")
@@ -64,7 +66,7 @@ def tune(to: Path | None, source: Path | None, layer: str | None, **asked: Any) 
 
 def _tuned(
     layer: str, sizes: str, dtype: str, target: str, passes: Sequence[str], trials: int, seconds: float, limit: float,
-    searcher: str, seed: int, workers: int | None, address: str | None, **special: Any,
+    searcher: str, seed: int, workers: int | None, address: str | None, stored: str, autocast: bool, **special: Any,
 ) -> Iterator[tuple[Job, Found]]:  # fmt: skip
     """Each pass with what was found."""
     chosen = LayerChoice.parse(layer, sizes, dtype, **special)
@@ -76,7 +78,7 @@ def _tuned(
     for what in passes or PASSES:
         job = Job(
             layer, dict(chosen.sizes), what, target, dtype, None if present is None else tuple(sorted(present)),
-            dict(chosen.choice.signatures), dict(chosen.choice.statics), seed,
+            dict(chosen.choice.signatures), dict(chosen.choice.statics), seed, _stored(stored), autocast,
         )  # fmt: skip
         if not passes and what not in job.usual.kinds:
             continue
@@ -89,6 +91,17 @@ def _tuned(
             say = _say(what)
             effort = Effort(trials, seconds)
             yield job, tune(bucket, job.results(), measurer, search, pruner(job), effort, bound_of(job), say)
+
+
+def _stored(text: str) -> dict[str, str]:
+    """Storages by the names of inputs."""
+    found = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, storage = item.partition("=")
+        if storage not in DTYPES:
+            raise click.BadParameter(f"{item!r} is not NAME=STORAGE, of {', '.join(DTYPES)}", param_hint="--stored")
+        found[name] = storage
+    return found
 
 
 def _say(what: str) -> Any:

@@ -8,12 +8,12 @@ backward    the gradient of all that has one, from all outputs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ssmc.dsl import StaticValue
-from ssmc.errors import Unsupported
+from ssmc.errors import Unsupported, UserError
 from ssmc.ir import Program
 
 from .build import Call, Planned
@@ -40,7 +40,8 @@ class Examined:
     Args:
         layer: its plan and target are what is examined.
         present, signatures: as for ``Layer.program``.
-        real: the storage of real inputs.
+        real: the storage of real inputs; ``stored``: of those where it is another.
+        autocast: the call is made under autocast to this storage; empty for a plain one.
         statics: static parameters that differ from those the layer was loaded with.
     """
 
@@ -51,9 +52,13 @@ class Examined:
         signatures: Mapping[str, Sequence[str]] | None = None,
         real: str = "f32",
         statics: Mapping[str, StaticValue] | None = None,
+        stored: Mapping[str, str] | None = None,
+        autocast: str = "",
     ) -> None:
         self.layer, self._operator = layer, layer._operator
         plain = layer._kind_for(present, signatures, False, False, statics or {}, real)
+        plain = _stored(plain, layer, stored or {})
+        plain = plain.under_autocast(autocast) if autocast else plain
         self.kinds: dict[str, Kind] = {"forward": plain}
         wrt = tuple(p.name for p in self._operator.specialisation(plain).takes if p.differentiable)
         try:
@@ -101,6 +106,19 @@ class Examined:
                 raise MemoryError("there is not enough memory for the working space of its kernels")
 
         return Prepared(run, given, made, call)
+
+
+def _stored(kind: Kind, layer: Layer, stored: Mapping[str, str]) -> Kind:
+    """The kind with other storages for the inputs named; UserError if there are none of that name."""
+    names = [item.name for item in layer.signature.inputs]
+    for name in stored:
+        if name not in names:
+            raise UserError(f"{layer.name} has no input {name!r}", expected=", ".join(names))
+    inputs = [
+        item if item is None else (item[0], stored.get(name, item[1]))
+        for name, item in zip(names, kind.inputs, strict=True)
+    ]
+    return replace(kind, inputs=tuple(inputs))
 
 
 def _slope(value: torch.Tensor, seed: int) -> torch.Tensor:

@@ -25,7 +25,9 @@ DTYPES = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f
 @dataclass(frozen=True)
 class Job:
     """``layer``: a library name or a path, ``NAME:LAYER`` for one of its layers. ``what``: one of ``PASSES``.
-    ``present`` and ``signatures`` are as for ``Layer.program``, ``sizes`` the extents of all axes of the inputs."""
+    ``present`` and ``signatures`` are as for ``Layer.program``, ``sizes`` the extents of all axes of the inputs.
+    ``real`` is the storage of real inputs, but for those in ``stored``; with ``autocast`` calls are those that autocast
+    to ``real`` makes."""
 
     layer: str
     sizes: Mapping[str, int]
@@ -36,6 +38,8 @@ class Job:
     signatures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     statics: Mapping[str, StaticValue] = field(default_factory=dict)
     seed: int = 0
+    stored: Mapping[str, str] = field(default_factory=dict)
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         if self.what not in PASSES:
@@ -55,7 +59,8 @@ class Job:
     def examined(self, plan: str | PlanOptions = "") -> Examined:
         """The layer with a plan; UserError if it does not have the pass."""
         layer = runtime.load(self.layer, None, self.target, plan, **self.statics)
-        found = Examined(layer, self.present, self.signatures, self.real)
+        autocast = self.real if self.autocast else ""
+        found = Examined(layer, self.present, self.signatures, self.real, None, self.stored, autocast)
         if self.what not in found.kinds:
             raise UserError(f"{layer.name} has no gradient, so there is no pass {self.what!r}", expected="forward")
         return found
@@ -94,7 +99,8 @@ class Job:
         made = draw_inputs(program, solve(program, self.extents()) or {}, self.seed, kinds, self.real)
         complex_dtype = torch.complex128 if real is torch.float64 else torch.complex64
         dtypes = {"f": real, "c": complex_dtype, "i": torch.int64, "b": torch.bool}
-        return {name: torch.from_numpy(v).to(self.device, dtypes[v.dtype.kind]) for name, v in made.items()}
+        own = {name: DTYPES[storage] for name, storage in self.stored.items()}
+        return {n: torch.from_numpy(v).to(self.device, own.get(n, dtypes[v.dtype.kind])) for n, v in made.items()}
 
 
 def batch_and_time(program: Program) -> tuple[str, ...]:

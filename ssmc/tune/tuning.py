@@ -125,8 +125,8 @@ class _Search:
 
     def _is_at_bound(self) -> bool:
         times = [t.seconds for t in self.bucket.trials.values() if t.seconds]
-        # A time far below it shows that the speeds of the machine were measured while it was busy.
-        return any(0.9 * self.bound <= seconds <= 1.05 * self.bound for seconds in times)
+        # A time below it shows that the speeds of the machine were measured while it was busy.
+        return bool(times) and self.bound <= min(times) <= 1.05 * self.bound
 
     def confirm(self) -> None:
         """The fastest plan that is fast a second time, measured for longer, wins; else the compiler's own does."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import ssmc as package
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import device as devices
 from benchmarks.gpu import report, timed, work
@@ -20,8 +21,10 @@ from benchmarks.gpu.exercise import exercised
 from benchmarks.gpu.floors import KNOWN, Speeds, of_gpu
 from benchmarks.gpu.sections import DONE, FAILED, LATE, Outcome, Section, State, in_a_process, run_all
 from benchmarks.gpu.workloads import CONV, HGRN, SELECTIVE, WORKLOADS, workload
+from ssmc import cli
 from ssmc.backends import Cache, cuda_toolchain
 from ssmc.errors import ToolchainError
+from ssmc.tune import Job
 
 SECTIONS = [Section(name, "kind", {"name": name}) for name in ("one", "two", "three")]
 
@@ -164,6 +167,34 @@ def test_ours_is_what_the_formulation_says(item: Any, few_rounds: None) -> None:
         assert row["note"] == "" and row["graph_s"] > 0
 
 
+@pytest.mark.parametrize("item", [SELECTIVE, HGRN], ids=lambda item: item.name)
+def test_what_is_tuned_is_what_is_measured(item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kinds of call of `ssmc tune`, as it is asked, are those of the calls that are measured."""
+    asked: list[list[str]] = []
+
+    def ssmc(words: list[str]) -> dict[str, Any]:
+        asked.append(words)
+        return {"passes": [{"trials": [], "extents": {}, "winner": None, "ended": ""}]}
+
+    monkeypatch.setattr(work, "_ssmc", ssmc)
+    work.tune(
+        devices.Stand(), {"workload": item.name, "target": "c", "pass": "backward", "dtype": "bf16", "small": True}
+    )
+    jobs: list[Job] = []
+    monkeypatch.setattr("ssmc.tune.tune", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ssmc.tune.pruner", lambda job: jobs.append(job))
+    cli.run(asked[0])
+    called = package.load(item.layer, **item.statics)
+    inputs = {n: v.requires_grad_() for n, v in timed.placed(item, item.small, devices.Stand(), "bf16").items()}
+    before = {*called._operator.families}
+    with torch.autocast("cpu", torch.bfloat16):
+        y = called(**inputs)
+    y.sum().backward()
+    kinds = {kind.text for kind, _ in called._operator.families}
+    assert y.dtype is torch.bfloat16 and len(jobs) == 1 and before <= {*called._operator.families}
+    assert {jobs[0].usual.kinds["training"].text, jobs[0].usual.kinds["backward"].text} <= kinds
+
+
 def test_workloads_by_name() -> None:
     assert workload("short convolution") is CONV
     assert {*SELECTIVE.inputs(SELECTIVE.small)} == {"x", "dt", "A", "B", "C", "D", "z", "dt_bias"}
@@ -182,7 +213,7 @@ def test_the_page(tmp_path: Path) -> None:
     ]
     floor = {"least": 8e-5, "bound": "memory", "seconds": {"memory": 8e-5}}
     table = {"workload": "w", "pass": "forward", "dtype": "bf16", "sizes": {"b": 8}, "floor": floor, "speeds": "known",
-             "mark": 2.0, "rows": rows}  # fmt: skip
+             "mark": 2.0, "plans": {"cuda, forward": "threads=64"}, "rows": rows}  # fmt: skip
     kinds = {
         "bench": table,
         "tune": {"winner": {"plan": "threads=64", "ratio": 0.9}, "outcomes": {"measured": 3, "crashed": 1}},
@@ -206,6 +237,7 @@ def test_the_page(tmp_path: Path) -> None:
         "| lost | failed | exit status -11; a / b |",
         "Not run yet: 1 of 7 sections",
         "Floor 80.0 µs, by memory",
+        "Tuned, cuda, forward: `threads=64`.",
     ):
         assert wanted in text, text
     assert [item["name"] for item in json.loads(data.read_text())["sections"]] == [*kinds, "lost"]

@@ -96,7 +96,8 @@ def test_what_is_pruned_is_not_measured_and_budgets_are_kept(tmp_path: Path) -> 
     assert found.tried == 4 and found.ended == "4 plans were tried"
     assert not any("tile" in plan for plan in measurer.asked)
     assert run(Table({}), tmp_path / "b", effort=Effort(seconds=0)).ended == "0 s are over"
-    assert run(Table({"lanes=16": 0.9}), tmp_path / "c", bound=0.9e-3).ended == "the bound of this machine is reached"
+    assert run(Table({"lanes=16": 0.9}), tmp_path / "c", bound=0.89e-3).ended == "the bound of this machine is reached"
+    assert run(Table({"lanes=16": 0.9}), tmp_path / "d", bound=1e-3).ended == "no option made it faster"
 
 
 # ---------------------------------------------------------------- in a process
