@@ -28,9 +28,11 @@ CASES = [
 NAMES = [case.name for case in CASES]
 
 
-def built(program: Program, sizes: dict[str, int], target: str, real: str = "f64") -> CompiledProgram:
+def built(
+    program: Program, sizes: dict[str, int], target: str, real: str = "f64", options: PlanOptions = CHUNKS
+) -> CompiledProgram:
     how = {"quickly": True} if target == "triton" else {}
-    return CompiledProgram(program, sizes, real, CHUNKS, fast=real == "f64", target=target, **how)
+    return CompiledProgram(program, sizes, real, options, fast=real == "f64", target=target, **how)
 
 
 def agree(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], real: str = "f64") -> None:
@@ -40,12 +42,15 @@ def agree(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], real: s
         assert error <= TOLERANCE[real] * scale, f"{name}: {error / scale:.1e}"
 
 
-def check(layer: Program, sizes: dict[str, int], target: str, lengths: tuple[int, ...], real: str = "f64") -> None:
+def check(
+    layer: Program, sizes: dict[str, int], target: str, lengths: tuple[int, ...], real: str = "f64",
+    options: PlanOptions = CHUNKS,
+) -> None:  # fmt: skip
     """Forwards with what is kept, and backwards; once more, by several threads."""
     gradient = grad(layer)
     kept = kept_values(gradient)
-    forward = built(saving(layer, kept), sizes, target, real)
-    backward = built(rebuilding(gradient, kept), sizes, target, real)
+    forward = built(saving(layer, kept), sizes, target, real, options)
+    backward = built(rebuilding(gradient, kept), sizes, target, real, options)
     assert any(kernel.part for kernel in forward.stages.plan.kernels)
     for length in lengths:
         inputs = random_inputs(gradient, {**sizes, "t": length})
@@ -149,6 +154,15 @@ def test_how_many_chunks_follows_from_sizes(target: str) -> None:
         assert extents["t.steps"] % 32 == 0 and extents["t.cut"] == extents["t.part"] - 1
     assert parts == {(1, 0): 1, (1, 1): 1, (2, 129): 1, (1, 511): 1, (1, 512): 4, (1, 1000): 8}
     assert complete_extents(made.stages.program, {"b": 1 << 16, "t": 4096, "d": 64})["t.part"] == 1
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("text", [SAMPLES[2], *(pytest.param(s, marks=pytest.mark.slow) for s in SAMPLES)])
+def test_gradients_of_chunks_that_follow_from_sizes(target: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks for short sequences, which longer ones have anyway: kernels do not know their length."""
+    for name, value in {"_WORTH_IT": 40, "_SHORTEST": 32, "_PAYS_TWICE": 2}.items():
+        monkeypatch.setattr(f"ssmc.passes.strategy.{name}", value)
+    check(layer_of(text), dict(SIZES), target, (39, 75), options=PlanOptions(time="chunks"))
 
 
 def test_the_plan_says_so() -> None:
