@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssmc import cli
-from ssmc.backends import TARGETS, cuda_toolchain
+from ssmc.backends import TARGETS, cuda_toolchain, triton_toolchain
 from ssmc.errors import ToolchainError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -58,11 +58,12 @@ SPILL_IN_TRITON = {("h3", "backward")}
 
 
 def test_the_committed_table_of_triton() -> None:
-    """Of the whole library; on sm_90 nothing is spilled but where it is known."""
+    """Of the whole library and all architectures; on sm_90 nothing is spilled but where it is known."""
     found = json.loads((DOCS / "resources-triton.json").read_text())
     passes = [row for row in found["passes"] if "kernels" in row]
     assert len(passes) > 80 and not any("failed" in row for row in found["passes"])
     kernels = [(row["layer"], row["pass"], kernel["on"]) for row in passes for kernel in row["kernels"]]
+    assert all(set(on) == set(triton_toolchain.ARCHITECTURES) for _, _, on in kernels)
     assert {(layer, name) for layer, name, on in kernels if on["sm_90"]["spilled"]} == SPILL_IN_TRITON
     assert all(item["registers"] > 0 and item["warps"] > 0 for _, _, on in kernels for item in on.values())
 
