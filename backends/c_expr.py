@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ssmc.ir import Program
-from ssmc.ir.loops import Kernel, Store
+from ssmc.ir.loops import Kernel, Store, Variable
 from ssmc.ir.scalar import Node
 
 from .c_family import Spelling
@@ -23,7 +23,10 @@ class Expressions(Spelling):
         fixed: Mapping[str, int], needed: set[str],
     ) -> None:  # fmt: skip
         super().__init__(program, kernel, names, precision, storage, fixed, needed)
+        self.lane = kernel.lane  # the axis of the lanes; of a sum along memory, the one that it runs along
         self.vectors = False  # whether lanes are spelled as whole vectors, from lane `o` on
+        self.rows = 1  # points of the grid that are computed together, neighbours along its last axis
+        self.row = ""  # the present one of them
         self.short = is_short(kernel, storage)
         self.multipliers = multipliers(kernel) if self.short else frozenset()
         self.streamed: frozenset[str] = frozenset()  # tensors that are written past the caches if `stream`
@@ -33,7 +36,13 @@ class Expressions(Spelling):
 
     def axis(self, axis: str) -> str:
         name = super().axis(axis)
-        return f"({name} + {'o' if self.vectors else 'j'})" if axis == self.kernel.lane else name
+        if axis == self.lane:
+            return f"({name} + {'o' if self.vectors else 'j'})"
+        return f"({name} + {self.row})" if self.rows > 1 and axis == self.kernel.grid[-1] else name
+
+    def own(self, variable: Variable) -> str:
+        """The name of a variable that outlives its group, or its place among those of points computed together."""
+        return super().own(variable) + (f"[{self.row}]" if self.rows > 1 else "")
 
     def lanes(self, row: str, has_lanes: bool = True) -> str:
         """The present lane of a row, or the present vector of lanes; the row itself if it is a single number."""
@@ -46,20 +55,20 @@ class Expressions(Spelling):
 
     def spread(self, node: Node, text: str) -> str:
         """The text of a node where a value for every lane is wanted."""
-        if not self.vectors or self.kernel.lane in node.axes:
+        if not self.vectors or self.lane in node.axes:
             return text
         return self._call("spread", [text], "vector")
 
     # ------------------------------------------------------------ whole vectors
 
     def select(self, node: Node, condition: str, then: str, otherwise: str) -> str:
-        if self.vectors and self.kernel.lane in node.axes:
+        if self.vectors and self.lane in node.axes:
             values = zip(node.args[1:], (then, otherwise), strict=True)
             then, otherwise = (f"(ssmc_vector){self.spread(n, t)}" for n, t in values)
         return super().select(node, condition, then, otherwise)
 
     def operation(self, node: Node, args: list[str]) -> str:
-        if self.vectors and self.kernel.lane in node.axes and node.name in FUNCTIONS:
+        if self.vectors and self.lane in node.axes and node.name in FUNCTIONS:
             return self._vector_operation(node, args)
         return super().operation(node, args)
 
@@ -77,7 +86,7 @@ class Expressions(Spelling):
     # ------------------------------------------------------------ memory
 
     def load(self, node: Node, section: str) -> str:
-        if not self.vectors or self.kernel.lane not in node.axes:
+        if not self.vectors or self.lane not in node.axes:
             return super().load(node, section)
         tensor, part = node.name
         if part == "im" and self.storage[tensor] not in ("c64", "c128"):
@@ -98,12 +107,12 @@ class Expressions(Spelling):
     def _lane_axis(self, tensor: str, indices: tuple[Node, ...]) -> str:
         """The axis of a tensor in memory along which lanes lie."""
         axes = zip(self.tensors[tensor].axes, indices, strict=True)
-        return next(axis for axis, index in axes if self.kernel.lane in index.axes)
+        return next(axis for axis, index in axes if self.lane in index.axes)
 
     def store(self, statement: Store, section: str) -> str:
         """The text of a statement that writes a value to an element, or to as many as there are lanes from `o` on."""
         tensor, indices, node = statement.tensor, statement.indices, statement.node
-        if not self.vectors or not any(self.kernel.lane in i.axes for i in indices):
+        if not self.vectors or not any(self.lane in i.axes for i in indices):
             return super().store(statement, section)
         text = self.expr(node, section)
         target = self.element(tensor, statement.part, [self.expr(i, section) for i in indices])

@@ -86,12 +86,16 @@ class Spelling:
 
     def variable(self, variable: Variable) -> str:
         """A variable at the present loop point."""
-        name = self.names.get("v", variable.name)
         if variable.local:
-            return name
+            return self.names.get("v", variable.name)
+        name = self.own(variable)
         if variable.chunk or (self.kernel.tile and variable.name in self.kernel.tile.crossing):
             name += "[s]"
         return self.lanes(name + "".join(f"[{self.names.get('i', a)}]" for a in variable.dims), variable.lanes)
+
+    def own(self, variable: Variable) -> str:
+        """The name of a variable that outlives its group."""
+        return self.names.get("v", variable.name)
 
     def lanes(self, row: str, has_lanes: bool = True) -> str:
         """The present lane of what is kept for all lanes; here a thread has only one."""

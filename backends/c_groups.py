@@ -11,6 +11,7 @@ from ssmc.ir.scalar import Node
 from .c_expr import Expressions
 from .c_lanes import all_whole, written_in_rows
 from .c_nests import Nests
+from .c_sums import Sums, is_along_memory, rows_together
 from .storage import BYTES
 from .writer import Names, Writer
 
@@ -23,9 +24,11 @@ class GroupEmitter(Nests):
     def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
         super().__init__(kernel, x, names, out)
         self.x: Expressions = x
+        self.axes = {name: tensor.axes for name, tensor in x.tensors.items()}
         self.vector = kernel.lanes if kernel.lane else 1
         if kernel.lane and x.precision == "f32":
-            x.streamed = written_in_rows(kernel, x.storage, {name: t.axes for name, t in x.tensors.items()})
+            x.streamed = written_in_rows(kernel, x.storage, self.axes)
+        x.rows = rows_together(kernel, x.precision, x.storage, self.axes)
 
     # ------------------------------------------------------------ time
 
@@ -163,6 +166,19 @@ class GroupEmitter(Nests):
 
     # ------------------------------------------------------------ groups
 
+    def group(self, group: Group, section: str) -> None:
+        if self.x.rows == 1:
+            super().group(group, section)
+        elif section == "step" and is_along_memory(self.kernel, group, self.x.storage, self.axes):
+            Sums(self.kernel, self.x, self.names, self.out).write(group)
+        else:
+            with self.out.block("for (int64_t r = 0; r < rows; ++r)"):
+                self.x.row = "r"
+                super().group(group, section)
+
+    def accumulates_apart(self, variable: Variable) -> bool:
+        return self.x.rows > 1 or super().accumulates_apart(variable)
+
     def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool, section: str) -> None:
         last = len(axes) == 1 and (not outer or not group.inner)
         if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
@@ -173,7 +189,7 @@ class GroupEmitter(Nests):
 
     def _ask_for_rows(self, group: Group, axis: str) -> None:
         """Ask for the rows that points a little further on add up: machines do not guess beyond a page."""
-        if self.kernel.lane is not None or not self.kernel.grid:
+        if self.kernel.lane is not None or not self.kernel.grid or self.x.rows > 1:
             return
         rows: set[str] = set()
         for statement in (s for s in group.statements if isinstance(s, Accumulate)):

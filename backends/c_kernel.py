@@ -100,6 +100,8 @@ class KernelEmitter:
 
     def _shape(self, variable: Variable) -> list[int]:
         dims = [self.fixed[a] for a in variable.dims]
+        if self.x.rows > 1:
+            dims = [self.x.rows, *dims]
         if variable.chunk:
             dims = [self.kernel.chunk, *dims]
         elif self.kernel.tile and variable.name in self.kernel.tile.crossing:
@@ -162,6 +164,8 @@ class KernelEmitter:
                 found += ["const int64_t later", "const int64_t along"]
         if section == "steps" and self.x.streamed:
             found.append("const int stream")
+        if self.x.rows > 1:
+            found.append("const int rows")
         if self.kernel.lane:
             found += [f"const int64_t {self.names.get('i', self.kernel.lane)}", "const int64_t w"]
         return [*found, "const int unit"]
@@ -320,6 +324,8 @@ class KernelEmitter:
             if self.x.streamed:
                 self._stream()
             points = [(self.names.get("i", a), self.x.size(a)) for a in k.grid]
+            if self.x.rows > 1:
+                points[-1] = "number", f"(({points[-1][1]} + {self.x.rows - 1}) / {self.x.rows})"
             if self._splits_time():
                 points.append(("time_block", f"(({self.x.size(str(k.time))} + {_TIME_BLOCK - 1}) / {_TIME_BLOCK})"))
             self._bands([count for _, count in points])
@@ -370,25 +376,32 @@ class KernelEmitter:
         if not points:
             return
         work = [count for _, count in points] + ([f"band * {self.vector}"] if self.kernel.lane else [])
-        work.append(str(self._point()))
-        if self._splits_time():
-            work.append("64")
+        work += [self._point()] + ([str(self.x.rows)] if self.x.rows > 1 else [])
+        if self.kernel.part:
+            work.append(self.groups.steps_of_part())
         elif self.kernel.time:
-            work.append(self.groups.steps_of_part() if self.kernel.part else self.x.size(self.kernel.time))
+            steps = self.x.size(self.kernel.time)
+            work.append(f"({steps} < 64 ? {steps} : 64)" if self._splits_time() else steps)
         self.out.line(f"if ({' * '.join(work)} < {_SMALL_WORK}) threads = 1;")
         collapse = f" collapse({len(points)})" if len(points) > 1 else ""
         pragma = f"#pragma omp parallel for{collapse} schedule(static) num_threads((int)threads) if (threads > 1)"
         self.out.line(f"{pragma} reduction(|:failed)")
 
-    def _point(self) -> int:
+    def _point(self) -> str:
         """How many numbers are computed at one point of the grid, an exponential counting for some."""
         found = 0
+        passed: list[str] = []  # along axes whose extents are not compiled in
         for section, groups in self.kernel.sections.items():
             for group in groups:
                 nodes = [n for s in group.statements for n in own_nodes(self.kernel, section, s) if n.kind == "op"]
                 heavy = any(OPERATIONS[str(n.name)].exponentials for n in nodes if n.name in OPERATIONS)
-                found += math.prod(self.fixed.get(a, 1) for a in group.axes) * (_EXPONENTIAL if heavy else 1)
-        return max(1, found)
+                count = math.prod(self.fixed.get(a, 1) for a in group.axes) * (_EXPONENTIAL if heavy else 1)
+                extents = [self.x.size(a) for a in group.axes if a not in self.fixed]
+                if extents:
+                    passed.append(" * ".join([str(count)] * (count > 1) + extents))
+                else:
+                    found += count
+        return f"({' + '.join([str(found)] * (found > 0) + passed)})" if passed else str(max(1, found))
 
     def _grid(self, points: list[tuple[str, str]]) -> None:
         if points:
@@ -402,7 +415,7 @@ class KernelEmitter:
             self.out.line("const int64_t mine = blocks - first < band ? blocks - first : band;")
             self._with_kept(self._most_blocks(), "mine", "for (int64_t block = 0; block < mine; ++block)")
         else:
-            self._with_kept(1, "1", "")
+            self._with_kept(self.x.rows, str(self.x.rows), "")
 
     def _span_of_time(self) -> None:
         if self._splits_time():
@@ -471,6 +484,9 @@ class KernelEmitter:
             given += ["begin", "end"]
             if k.lane:
                 given += ["later", "along"]
+        if self.x.rows > 1:
+            self._rows(section, given)
+            return
         head = f"{k.name}_{section}({', '.join(given)}"
         if not each:
             out.line(f"if (unit) failed |= {head}, 1);")
@@ -486,6 +502,19 @@ class KernelEmitter:
             out.line(f"if (unit && left >= {self.vector}) failed |= {head}{stream}, {lane}, {self.vector}, 1);")
             out.line(f"else if (unit) failed |= {head}{no}, {lane}, left, 1);")
             out.line(f"else failed |= {head}{no}, {lane}, left < {self.vector} ? left : {self.vector}, 0);")
+
+    def _rows(self, section: str, given: list[str]) -> None:
+        """Points that are computed together, or one by one those that are left at the end of the grid's last axis."""
+        rows, out, last = self.x.rows, self.out, self.kernel.grid[-1]
+        index, size = self.names.get("i", last), self.x.size(last)
+        call = f"{self.kernel.name}_{section}"
+        with out.block(""):
+            out.line(f"int64_t {index} = number * {rows};")
+            out.line(f"const int64_t points = {size} - {index} < {rows} ? {size} - {index} : {rows};")
+            out.line(f"if (unit && points == {rows}) failed |= {call}({', '.join(given)}, {rows}, 1);")
+            given = [f"{given_one} + r" if given_one == "kept" else given_one for given_one in given]
+            each = f"for (int64_t r = 0; r < points; ++r, ++{index})"
+            out.line(f"else {each} failed |= {call}({', '.join(given)}, 1, unit);")
 
     def _row_bytes(self) -> int:
         """What a step reads or writes of the widest tensor along time and lanes, in a block."""

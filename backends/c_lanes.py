@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ssmc.ir import REAL
+from ssmc.ir import INT, REAL
 from ssmc.ir.loops import Accumulate, Add, Kernel, Let, RingSet, Statement, Store, own_nodes
 from ssmc.ir.scalar import Node, walk_nodes
 
@@ -138,7 +138,8 @@ def _is_whole(kernel: Kernel, section: str, statement: Statement, storage: Mappi
         return False
     if isinstance(statement, Store) and not _in_a_row(statement.tensor, statement.indices, lane, storage):
         return False
-    return all(_is_plain(node, lane, storage) for node in own_nodes(kernel, section, statement))
+    # Whole numbers are fine as indices, which loads look at, and as nothing else, which what they go into looks at.
+    return all(_is_plain(n, lane, storage) for n in own_nodes(kernel, section, statement) if n.type is not INT)
 
 
 def _is_plain(node: Node, lane: str, storage: Mapping[str, str]) -> bool:
@@ -154,6 +155,16 @@ def _is_plain(node: Node, lane: str, storage: Mapping[str, str]) -> bool:
 
 
 def _in_a_row(tensor: str, indices: tuple[Node, ...], lane: str, storage: Mapping[str, str]) -> bool:
-    """Whether one index is the lane's own, and no other depends on it."""
+    """Whether one index is the lane's own, or that and something the same for all lanes, and no other depends on it."""
     along = [n for n in indices if lane in n.axes]
-    return storage[tensor] in _STORAGE and len(along) == 1 and along[0].kind == "index"
+    return storage[tensor] in _STORAGE and len(along) == 1 and _is_shifted(along[0], lane)
+
+
+def _is_shifted(index: Node, lane: str) -> bool:
+    """Whether an index grows by one from lane to lane."""
+    while index.kind == "op" and index.name in ("add", "sub"):
+        varying = [lane in n.axes for n in index.args]
+        if all(varying) or (index.name == "sub" and varying[1]):
+            return False
+        index = index.args[varying.index(True)]
+    return index.kind == "index"

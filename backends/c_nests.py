@@ -139,12 +139,13 @@ class Nests:
 
     # ------------------------------------------------------------ folds
 
+    def accumulates_apart(self, variable: Variable) -> bool:
+        """Whether a fold gathers in a place of its own: the result is an entry of an array."""
+        return bool(variable.dims)
+
     def accumulator(self, variable: Variable) -> str:
-        """Where a fold gathers: a place of its own when the result is an entry of an array."""
-        name = self.names.get("v", variable.name)
-        if not variable.dims:
-            return name
-        return self.names.get("sum", variable.name)
+        """Where a fold gathers."""
+        return self.names.get("sum" if self.accumulates_apart(variable) else "v", variable.name)
 
     def start(self, statement: Accumulate) -> None:
         """What a fold starts as."""
@@ -153,7 +154,7 @@ class Nests:
         if self.kernel.tile and variable.name in self.kernel.tile.crossing:
             name += "[s]"
         shape = self.lane_shape(variable.lanes)
-        if variable.dims:
+        if self.accumulates_apart(variable):
             self.out.line(f"{type} {name}{shape};")
         best = f"{name}_best"
         if kind in ("argmax", "argmin"):
@@ -165,7 +166,7 @@ class Nests:
 
     def _finish(self, statement: Accumulate) -> None:
         variable = statement.variable
-        if variable.dims:
+        if self.accumulates_apart(variable):
             with self.each_lane(variable.lanes) as at:
                 self.out.line(f"{self.x.variable(variable)} = {self.accumulator(variable)}{at};")
 

@@ -212,6 +212,17 @@ SSMC_INLINE ssmc_vector ssmc_within_vector(ssmc_vector x, int64_t w) {
     return x;
 }
 
+/* the sum of all lanes, halves first */
+SSMC_INLINE REAL ssmc_total_vector(ssmc_vector x) {
+#if defined(SSMC_AVX512)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    for (int64_t n = SSMC_VECTOR_LANES / 2; n > 0; n /= 2)
+        for (int64_t j = 0; j < n; ++j) x[j] += x[j + n];
+    return x[0];
+#endif
+}
+
 /* Signs, choices and roots. A condition has all bits of a lane set where it holds. */
 
 SSMC_INLINE ssmc_vector ssmc_choose_vector(ssmc_vector_bits condition, ssmc_vector then, ssmc_vector otherwise) {

@@ -47,10 +47,21 @@ class Ranges:
         self.stated = dict(known_extents(program))
         for requirement in program.requirements:
             match requirement.condition:
-                case Op(op="eq", args=(Size(axis=a), Size() as b)) if a not in self.stated and b.axis != a:
-                    if b != self.root(a):
-                        self.stated[a] = b
+                case Op(op="eq", args=(Size(axis=a), extent)) if a not in self.stated:
+                    if linear_form(extent, {}) is not None and a not in self._behind(extent):
+                        self.stated[a] = extent
         self.baked: set[str] = set()
+
+    def _behind(self, extent: Expr) -> set[str]:
+        """The axes whose sizes an extent is made of, and those that these are made of."""
+        found: set[str] = set()
+        left = list(sizes_used(extent))
+        while left:
+            axis = left.pop()
+            if axis not in found:
+                found.add(axis)
+                left.extend(sizes_used(self.stated[axis]) if axis in self.stated else ())
+        return found
 
     def root(self, axis: str) -> Expr:
         """The extent of an axis over sizes of axes that inputs bind."""
