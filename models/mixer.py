@@ -33,6 +33,10 @@ class MixerLayers:
 
             self.activation = ACT2FN[hidden_act]
 
+    def __deepcopy__(self, memo: Any) -> MixerLayers:
+        """Itself: a copy of a model calls the same compiled layers."""
+        return self
+
 
 mixer_layers = lru_cache(maxsize=None)(MixerLayers)
 """The compiled layers for an activation; all mixers with that activation call the same ones."""
