@@ -78,7 +78,7 @@ def _final_home(reading: Reading, unit: Unit, home: dict[str, int], groups: list
 def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
     """Both in one kernel, if that is possible and repeats nothing."""
     merged = _turned(group, unit)
-    if merged is None or not _lags_fit(reading, merged):
+    if merged is None or not _lags_fit(reading, merged) or not _rebuilt_alone(reading, merged):
         return None
     whole = group.names & (reading.sums.keys() | reading.tables.keys())
     if any(r.tensor in whole for e in unit.equations for r in reading.all_reads(e)):
@@ -96,6 +96,15 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
     if not set(before) - time - _folds_of(group, unit, merged) <= set(after):
         return None
     return None if any(_repeats(reading, e, after, time) for e in merged.equations) else merged
+
+
+def _rebuilt_alone(reading: Reading, unit: Unit) -> bool:
+    """Whether what runs upwards through a chunk, before the others run backwards through it, follows from none of
+    those."""
+    import networkx
+
+    within, others = reading.graph.subgraph(unit.names), set(unit.recurring) - set(unit.rebuilt)
+    return not any(networkx.ancestors(within, name) & others for name in unit.rebuilt)
 
 
 def _needs_later(reading: Reading, group: Unit, unit: Unit) -> bool:

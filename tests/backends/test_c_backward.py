@@ -98,6 +98,8 @@ BUSY = [
     ("layer convolved(x[b, t, d], w[d, k], g[d]) -> y[b, t, d]:\n    seq t\n"
      "    s = sum[k < 4](w * x[t-k])\n    y = s * rsqrt(mean[d](s ^ 2) + 1) * g\n",
      {"b": 3, "t": 131, "d": 67, "k": 4}),
+    ("layer against(x[b, t, d], a[d]) -> y[b, t, d]:\n    seq t\n    h = sigmoid(a) * h[t+1] + x\n"
+     "    y = 0.5 * y[t-1] + sigmoid(h)\n", {"b": 2, "t": 70, "d": 19}),
     ("layer network(x[b, t, e], W[e, k], U[e, j]) -> h[b, t, e]:\n    seq t\n"
      "    h = tanh(sum[k](W * x[e=k]) + sum[j](U * h[t-1, e=j]))\n", {"b": 9, "t": 70, "e": 16, "k": 16, "j": 16}),
 ]  # fmt: skip

@@ -124,7 +124,7 @@ def test_derived(case: Case, target: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["c", pytest.param("cuda", marks=pytest.mark.slow), "triton"])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 30))])
+@pytest.mark.parametrize("seed", [0, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 30) if n != 12)])
 def test_random_layers(seed: int, target: str) -> None:
     check(layer_of(random_layer(seed)), {"b": 2, "t": 5, "d": 3}, target, (33, 65))
 
