@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAR = """
 layer far(x[b, t, d], w[d, j], scale[]) -> y[b, t, d], total[d, j]:
     seq t
-    require #j == 3
+    require #j >= 2
     h = 0.5 * h[t-1] - 0.3 * h[t-11] + scale * x
     y = sum[j](w * h[t-j])
     total = sum[b, t](x * h[t-j])
