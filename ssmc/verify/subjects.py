@@ -297,8 +297,12 @@ def spellings(program: Program, given: Mapping[str, Array]) -> Iterator[dict[str
 def gradients(
     outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], adjoints: Sequence[torch.Tensor], **more: Any
 ) -> list[torch.Tensor]:
-    """What autograd gives; zeros where outputs do not depend on an input."""
-    found: Sequence[Any] = torch.autograd.grad(outputs, inputs, adjoints, allow_unused=True, **more)
+    """What autograd gives; zeros where outputs do not depend on an input, or on none at all."""
+    kept = [(output, adjoint) for output, adjoint in zip(outputs, adjoints, strict=True) if output.requires_grad]
+    found: Sequence[Any] = [None] * len(inputs)
+    if kept:
+        ends, seeds = zip(*kept, strict=True)
+        found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True, **more)
     return [torch.zeros_like(i) if value is None else value for i, value in zip(inputs, found, strict=True)]
 
 

@@ -39,6 +39,11 @@ def test_more_equations(text: str) -> None:
     look(text, [])
 
 
+def test_machine_code_of_a_constant() -> None:
+    """Nothing that the output depends on can be differentiated: autograd then refuses, and gradients are zero."""
+    look("layer constant(x[t, d], w[d]) -> y[t]:\n    seq t\n    y[t] = 0.5\n", ["c"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
