@@ -214,13 +214,15 @@ class Compiled:
     ) -> Iterator[tuple[str, Arrays]]:
         """As ``Derived.forms``, by calls."""
         inputs = self.inputs_of(program, given)
-        taken = {item.name for item in self.layer.signature.inputs} | {s.name for s in self.layer.signature.statics}
-        for options in spellings(program, given):
-            if taken & options.keys():  # there the name means something else
-                continue
+        for options in self.options(program, given):
             label = ", ".join(name for name in ("cu_seqlens", "seq_idx", "position_ids") if name in options)
             made = self.formed(variant, program, inputs, options | ({"reverse": True} if backwards else {}))
             yield label, self.arrays(made)
+
+    def options(self, program: Program, given: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+        """``spellings``, but for those in which the layer calls an input or a static parameter of its own so."""
+        taken = {item.name for item in self.layer.signature.inputs} | {s.name for s in self.layer.signature.statics}
+        return (found for found in spellings(program, given) if not taken & found.keys())
 
     def inputs_of(self, program: Program, given: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         """What a call is given for a derived Program, options excepted. A state is never narrower than float32."""
@@ -251,7 +253,10 @@ class Compiled:
         """The outputs of a derived Program, and what autograd says of its inputs, by name, for adjoints of outputs."""
         sought, sources = passes.differentiable(case.program)
         inputs = {n: v.requires_grad_(n in sought) for n, v in self.inputs_of(case.program, case.inputs).items()}
-        options = next(spellings(case.program, case.inputs)) | ({"reverse": True} if backwards else {})
+        options = next(self.options(case.program, case.inputs), None)
+        if options is None:
+            raise Unsupported("an input of the layer is called as the option that would ask for it")
+        options |= {"reverse": True} if backwards else {}
         with torch.enable_grad():
             made = self.formed(variant, case.program, inputs, options)
         seeds = [self.tensor(adjoints[n]).to(made[n].dtype) for n in sources]

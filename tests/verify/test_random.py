@@ -44,6 +44,11 @@ def test_machine_code_of_a_constant() -> None:
     look("layer constant(x[t, d], w[d]) -> y[t]:\n    seq t\n    y[t] = 0.5\n", ["c"])
 
 
+def test_machine_code_of_a_layer_with_a_mask_of_its_own() -> None:
+    """There `mask` is an input, so that no call can say what is padded."""
+    look("layer masked(x[t, d], mask[t]: bool) -> y[t, d]:\n    seq t\n    y = where(mask, x + y[t-1], 0)\n", ["c"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
