@@ -155,21 +155,9 @@ SSMC_INLINE float ssmc_arctan2_f32(float y, float x) {
 }
 
 /* The sum over the lanes of a warp, in each of them: pairs, then pairs of pairs, always in the same order. */
-
-SSMC_INLINE float ssmc_warp_sum_f32(float x) {
+template <typename Number>
+SSMC_INLINE Number ssmc_warp_sum(Number x) {
 #pragma unroll
-    for (int bits = 16; bits > 0; bits >>= 1) x += ssmc_exchanged_f32(x, bits);
-    return x;
-}
-
-SSMC_INLINE double ssmc_warp_sum_f64(double x) {
-#pragma unroll
-    for (int bits = 16; bits > 0; bits >>= 1) x += ssmc_exchanged_f64(x, bits);
-    return x;
-}
-
-SSMC_INLINE int64_t ssmc_warp_sum_i64(int64_t x) {
-#pragma unroll
-    for (int bits = 16; bits > 0; bits >>= 1) x += ssmc_exchanged_i64(x, bits);
+    for (int bits = 16; bits > 0; bits >>= 1) x += ssmc_exchanged(x, bits);
     return x;
 }

@@ -176,13 +176,13 @@ class GroupEmitter(Nests):
 
     def lane_sum(self, statement: LaneSum, section: str) -> None:
         x, node = self.x, statement.node
-        type = {"int64_t": "i64", "int": "i64"}.get(self.c_type(node.type), x.precision)
-        x.needed.add(f"ssmc_warp_sum_{type}")
+        kind = self.c_type(node.type)
+        x.needed.add("ssmc_warp_sum")
         place = ("" if self.block.each_step else "[s]") + "".join(f"[{self.names.get('i', a)}]" for a in statement.dims)
         target = f"{self.sum_name(statement)}[SSMC_THREAD / {WARP}]{place}"
         with self.out.block(""):
             value = f"live ? {x.expr(node, section)} : 0"
-            self.out.line(f"const {self.c_type(node.type)} sum = ssmc_warp_sum_{type}({value});")
+            self.out.line(f"const {kind} sum = ssmc_warp_sum<{kind}>({value});")
             self.out.line(f"if (SSMC_THREAD % {WARP} == 0) {target} = sum;")
 
     def _gathered(self, count: str, first: str) -> None:

@@ -112,15 +112,7 @@ SSMC_INLINE uint16_t ssmc_f32_to_f16(float x) {
 }
 
 /* The value of the lane of the same warp whose number differs in these bits. */
-
-SSMC_INLINE float ssmc_exchanged_f32(float x, int bits) {
+template <typename Number>
+SSMC_INLINE Number ssmc_exchanged(Number x, int bits) {
     return __shfl_xor_sync(0xffffffffu, x, bits);
-}
-
-SSMC_INLINE double ssmc_exchanged_f64(double x, int bits) {
-    return __shfl_xor_sync(0xffffffffu, x, bits);
-}
-
-SSMC_INLINE int64_t ssmc_exchanged_i64(int64_t x, int bits) {
-    return (int64_t)__shfl_xor_sync(0xffffffffu, (long long)x, bits);
 }

@@ -168,14 +168,7 @@ SSMC_INLINE float ssmc_inverse_root_quickly(float x) {
     return 1.0f / sqrtf(x);
 }
 
-SSMC_INLINE float ssmc_exchanged_f32(float x, int bits) {
-    return host::exchanged(x, bits);
-}
-
-SSMC_INLINE double ssmc_exchanged_f64(double x, int bits) {
-    return host::exchanged(x, bits);
-}
-
-SSMC_INLINE int64_t ssmc_exchanged_i64(int64_t x, int bits) {
+template <typename Number>
+SSMC_INLINE Number ssmc_exchanged(Number x, int bits) {
     return host::exchanged(x, bits);
 }
