@@ -50,7 +50,7 @@ def test_resources(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # Long bodies along two short axes at once, for which no plan has split the axes among threads yet.
-SPILL = {("mamba_block", "backward"), ("yoso:yoso_codes", "forward")}
+SPILL = {("mamba_inner", "backward")}
 
 
 # Of Triton's kernels: the products of eight states' lanes, of which no smaller plan spills less.
