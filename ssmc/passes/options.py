@@ -17,8 +17,8 @@ from ssmc.errors import UserError
 
 @dataclass(frozen=True)
 class Knob:
-    """What one option means, the targets that it concerns, and the values that it may have: numbers, or ``words``;
-    a tuner tries those in ``tried``, or all words."""
+    """What one option means, the targets that it concerns, and the values that it may have: numbers, or ``words``,
+    each with the targets that have it; a tuner tries those in ``tried``, or all words."""
 
     meaning: str
     targets: tuple[str, ...]
@@ -26,7 +26,7 @@ class Knob:
     most: int = 0
     power: bool = False
     multiple: int = 1
-    words: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
     tried: tuple[int, ...] = ()
 
     def read(self, text: str) -> int | str | None:
@@ -41,6 +41,10 @@ class Knob:
             return value in self.words
         fits = self.least <= value <= self.most and value % self.multiple == 0
         return fits and (not self.power or value & (value - 1) == 0)
+
+    def words_of(self, target: str) -> list[str]:
+        """Those of its words that a target has."""
+        return [word for word, targets in self.words.items() if target in targets.split()]
 
     @property
     def values(self) -> str:
@@ -88,7 +92,11 @@ class PlanOptions:
         tried=(4, 16, 32),
     )  # fmt: skip
     time: str = _knob(
-        "auto", "how recurrences run through time", "c cuda triton", words=("auto", "in_order", "chunks")
+        "auto", "how recurrences run through time", "c cuda triton",
+        words={
+            "auto": "c cuda triton", "in_order": "c cuda triton", "chunks": "c cuda triton", "look_back": "cuda",
+            "lanes": "cuda triton",
+        },
     )  # fmt: skip
     chunk: int = _knob(
         0, "steps of a chunk of time, where chunks run at once (0: as sizes ask for)", "c cuda triton",
@@ -144,22 +152,34 @@ class PlanOptions:
 
     def check(self, target: str) -> None:
         """Raise UserError if an option does not concern a target (``c``, ``cuda``, ``triton``)."""
-        for name in self.chosen:
+        for name, value in self.chosen.items():
             if target not in KNOBS[name].targets:
                 raise UserError(
                     f"plan: `{name}` does not concern target {target}",
                     expected=", ".join(knobs_of(target)),
                     hint=f"it is an option of {' and '.join(KNOBS[name].targets)}",
                 )
+            knob = KNOBS[name]
+            if knob.words and value not in knob.words_of(target):
+                raise UserError(
+                    f"plan: target {target} has no {name}={value}",
+                    expected=" or ".join(knob.words_of(target)),
+                    hint=f"{value} is for {knob.words[str(value)].replace(' ', ' and ')}",
+                )
 
     def concerns(self, targets: Iterable[str]) -> list[str]:
         """Those of the targets that have all of these options."""
-        return [target for target in targets if all(target in KNOBS[name].targets for name in self.chosen)]
+        return [target for target in targets if all(_has(target, name, v) for name, v in self.chosen.items())]
 
 
 MOST_THREADS = 2048
 KNOBS: Mapping[str, Knob] = {item.name: item.metadata["knob"] for item in fields(PlanOptions)}
 DEFAULTS: Mapping[str, int | str] = {item.name: item.default for item in fields(PlanOptions)}  # type: ignore[misc]
+
+
+def _has(target: str, name: str, value: int | str) -> bool:
+    knob = KNOBS[name]
+    return target in knob.targets and (not knob.words or value in knob.words_of(target))
 
 
 def knobs_of(target: str) -> list[str]:

@@ -20,6 +20,7 @@ from .chunks import chunks
 from .options import PlanOptions
 from .recompute import CHUNK
 
+_IN_PARTS = ("chunks", "look_back", "lanes")  # ways through time that cut it
 _MOST_PARTS = 256  # of a sequence: the carry takes a step for each
 _SHORTEST = 128  # steps of a part
 _WORTH_IT = 512  # steps of a sequence, from which on parts are worth two more launches
@@ -46,7 +47,7 @@ def timed(program: Program, options: PlanOptions, device: Device) -> Program:
 
     Raises Unsupported where chunks are asked for that a recurrence does not have.
     """
-    if options.time != "chunks":
+    if options.time not in _IN_PARTS:
         return program
     if options.chunk:
         return chunks(program, options.chunk)

@@ -26,10 +26,12 @@ class Searcher(Protocol):
         ...
 
 
-def values_of(name: str) -> list[Any]:
-    """The values that are tried for an option, the default first."""
-    knob = KNOBS[name]
-    return list(dict.fromkeys((DEFAULTS[name], *knob.words, *knob.tried)))
+def values_on(target: str) -> dict[str, list[Any]]:
+    """The values of each option of a target that are tried, the default first."""
+    return {
+        name: list(dict.fromkeys((DEFAULTS[name], *KNOBS[name].words_of(target), *KNOBS[name].tried)))
+        for name in knobs_of(target)
+    }
 
 
 def made(given: Mapping[str, Any]) -> PlanOptions | None:
@@ -44,7 +46,7 @@ class Descent:
     """Along one option after the other, from the best plan so far, until no option makes it better."""
 
     def __init__(self, target: str, seed: int) -> None:
-        self._names = [name for name in knobs_of(target) if len(values_of(name)) > 1]
+        self._values = values_on(target)
         self._best, self._least = PlanOptions(), 1.0
         self._asked = {PlanOptions()}
         self._steps = self._walk()
@@ -55,9 +57,9 @@ class Descent:
         before: PlanOptions | None = None
         while before != self._best:
             before = self._best
-            for name in self._names:
+            for name, values in self._values.items():
                 here = dict(self._best.chosen)
-                yield [p for value in values_of(name) if (p := made({**here, name: value})) is not None]
+                yield [p for value in values if (p := made({**here, name: value})) is not None]
 
     def ask(self, count: int) -> list[PlanOptions]:
         while not self._waiting:
@@ -80,13 +82,13 @@ class Draws:
     MOST = 10_000
 
     def __init__(self, target: str, seed: int) -> None:
-        self._names, self._draw = knobs_of(target), random.Random(seed)
+        self._values, self._draw = values_on(target), random.Random(seed)
         self._asked = {PlanOptions()}
 
     def ask(self, count: int) -> list[PlanOptions]:
         found: list[PlanOptions] = []
         for _ in range(self.MOST):
-            plan = made({name: self._draw.choice(values_of(name)) for name in self._names})
+            plan = made({name: self._draw.choice(values) for name, values in self._values.items()})
             if plan is not None and plan not in self._asked:
                 self._asked.add(plan)
                 found.append(plan)
@@ -109,9 +111,8 @@ class Optuna:
         except ImportError as error:
             raise ToolchainError("Optuna is not installed", hint="pip install 'ssmc[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._names = knobs_of(target)
         self._space: dict[str, Any] = {
-            n: optuna.distributions.CategoricalDistribution(values_of(n)) for n in self._names
+            name: optuna.distributions.CategoricalDistribution(values) for name, values in values_on(target).items()
         }
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         self._failed = optuna.trial.TrialState.FAIL

@@ -39,7 +39,7 @@ def options_of(draw: st.DrawFn, target: str) -> PlanOptions:
         knob = KNOBS[name]
         numbers = [n for n in range(knob.least, min(knob.most, 300) + 1) if knob.allows(n)]
         if draw(st.booleans()):
-            given[name] = draw(st.sampled_from([*knob.words, *numbers]))
+            given[name] = draw(st.sampled_from([*knob.words_of(target), *numbers]))
     try:
         return PlanOptions(**given)  # type: ignore[arg-type]
     except UserError as refusal:
@@ -93,6 +93,9 @@ def test_options_of_other_targets_are_refused() -> None:
         stages(scan(), "c", sizes={"n": 4}, options=PlanOptions(threads=64))
     assert PlanOptions(steps=4).concerns(TARGETS) == ["cuda", "triton"]
     assert PlanOptions(steps=4, warps=2).concerns(TARGETS) == ["triton"]
+    with pytest.raises(UserError, match="target triton has no time=look_back(.|\n)*in_order or(.|\n)*is for cuda"):
+        stages(scan(), "triton", sizes={"n": 4}, options=PlanOptions(time="look_back"))
+    assert PlanOptions(time="look_back").concerns(TARGETS) == ["cuda"]
 
 
 def test_lanes_are_whole_vectors() -> None:

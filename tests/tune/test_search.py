@@ -11,7 +11,7 @@ from ssmc.backends import TARGETS
 from ssmc.errors import ToolchainError
 from ssmc.passes import PlanOptions, knobs_of
 from ssmc.tune import SEARCHERS
-from ssmc.tune.search import Searcher, values_of
+from ssmc.tune.search import Searcher, values_on
 
 HAS_OPTUNA = importlib.util.find_spec("optuna") is not None
 HERE = [name for name in SEARCHERS if name != "optuna" or HAS_OPTUNA]
@@ -60,7 +60,9 @@ def test_optuna_finds_it_too() -> None:
 
 
 def test_every_option_is_tried() -> None:
-    assert all(len(values_of(name)) > 1 for target in TARGETS for name in knobs_of(target))
+    for target in TARGETS:
+        assert {*values_on(target)} == {*knobs_of(target)}
+        assert all(len(values) > 1 for values in values_on(target).values())
 
 
 def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
