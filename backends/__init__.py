@@ -8,7 +8,7 @@ from . import cuda_toolchain, toolchain, triton_toolchain
 from .base import SMALLER, TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
-from .launch import Emitted, Launch
+from .launch import Emitted, Launch, Piece
 from .storage import ALLOWED, BYTES, COMPLEXES, REALS, compute_type, default_storage, output_storage, state_storage
 from .triton_launch import Parameter, TileLaunch, tile_launch
 
@@ -22,6 +22,7 @@ __all__ = [
     "Cache",
     "Emitted",
     "Launch",
+    "Piece",
     "Parameter",
     "Target",
     "TileLaunch",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from ssmc.ir.loops import Loops
+from ssmc.ir import COMPLEX
+from ssmc.ir.loops import Kernel, Loops
 
 from .cuda_kernel import KernelEmitter
+from .cuda_parts import PartsEmitter
 from .definitions import Definitions, read
 from .launch import Emitted
 from .storage import compute_type
@@ -35,6 +37,9 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
     arguments, axes = tuple(arguments), tuple(axes)
     precision = compute_type(storage.values())
     tensors = loops.program.tensors()
+    kept = {name for kernel in loops.kernels if kernel.joined for name in kernel.joined.kept}
+    wide = {"f32": "c64", "f64": "c128"}[precision]
+    held = {**storage, **{name: wide if tensors[name].dtype is COMPLEX else precision for name in kept}}
     strides: dict[str, int] = {}
     place = len(axes)
     for name in arguments:
@@ -42,12 +47,11 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
         place += len(tensors[name].axes)
     pointers = {name: number for number, name in enumerate(arguments)}
     extents = {axis: number for number, axis in enumerate(axes)}
-    launches = tuple(
-        KernelEmitter(
-            loops, kernel, names, precision, storage, pointers, strides, extents, needed, bodies
-        ).run()
-        for kernel in loops.kernels
-    )  # fmt: skip
+
+    def emitter(kernel: Kernel) -> KernelEmitter:
+        return KernelEmitter(loops, kernel, names, precision, held, pointers, strides, extents, needed, bodies)
+
+    launches = tuple((PartsEmitter(k, emitter) if k.joined else emitter(k)).run() for k in loops.kernels)
     out = Writer()
     out.line("/* Emitted by ssmc. Pointers to the tensors below in `p`, extents and strides in `m`.")
     for name in arguments:
@@ -59,6 +63,7 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
         if place:
             out.line(f"int64_t m[{place}];")
         out.line("int64_t first, count; /* what this launch takes of its kernel's first axis */")
+        out.line("uint32_t *signals; /* zeros, where blocks wait for each other */")
     out.line()
     out.lines += bodies.lines
     text = out.text()

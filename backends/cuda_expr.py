@@ -20,6 +20,17 @@ class Expressions(Spelling):
     batched = ""  # the section whose loads were made ahead, inside such a batch of steps
     rows: Mapping[int, tuple[Node, str]] = MappingProxyType({})  # reads whose rows the present group has fetched
     along = ""  # the axis of those rows
+    kept: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # tensors that stay in registers, and along which axes
+
+    def element(self, tensor: str, part: str, indices: list[str]) -> str:
+        if tensor not in self.kept:
+            return super().element(tensor, part, indices)
+        places = dict(zip(self.tensors[tensor].axes, indices, strict=True))
+        return self.kept_name(tensor, part) + "".join(f"[{places[axis]}]" for axis in self.kept[tensor])
+
+    def kept_name(self, tensor: str, part: str) -> str:
+        """Where a tensor is that stays in registers."""
+        return self.names.get("e", f"{tensor} {part}")
 
     def load(self, node: Node, section: str) -> str:
         if node.number in self.rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ssmc.ir import DType, Tensor
 from ssmc.ir.loops import Kernel, Loops, Ring, Variable, operands
@@ -41,7 +41,7 @@ class KernelEmitter:
     ) -> None:  # fmt: skip
         self.kernel, self.names, self.out = kernel, names, out
         self.storage, self.fixed = storage, loops.fixed
-        self.pointers, self.strides, self.extents = pointers, strides, extents
+        self.pointer_places, self.strides, self.extents = pointers, strides, extents
         self.tensors: Mapping[str, Tensor] = loops.program.tensors()
         self.written = {e.name for e in loops.program.equations}
         self.x = Expressions(loops.program, kernel, names, precision, storage, loops.fixed, needed)
@@ -53,24 +53,31 @@ class KernelEmitter:
     def run(self) -> Launch:
         """The text of the kernel goes to ``out``; how it is launched is returned."""
         k, out = self.kernel, self.out
-        bounds = f"SSMC_KERNEL({self.block.threads}, {self.block.together})"
-        with out.block(f"{bounds} {self.name}(const ssmc_arguments a)"):
-            self._sizes()
+        with out.block(self.head()):
+            self.sizes(self.used())
             self._point()
-            self._pointers()
-            self._kept()
-            if k.time:
-                self._span_of_time()
-            self.groups.groups("before")
-            self.groups.steps()
-            if k.after and self.block.steps:
-                with out.block("if (start == 0)"):
-                    self.groups.groups("after")
-            else:
-                self.groups.groups("after")
+            self.pointers(self.touched())
+            self.body()
         out.line()
         group = self.block.threads if self.block.grouped else 0
         return Launch(self.name, k.grid, k.lane, k.time, self.block.steps, self.block.threads, group, self.shared)
+
+    def head(self) -> str:
+        return f"SSMC_KERNEL({self.block.threads}, {self.block.together}) {self.name}(const ssmc_arguments a)"
+
+    def body(self) -> None:
+        """What a thread does that has its point and lane."""
+        k, out = self.kernel, self.out
+        self.keep()
+        if k.time:
+            self._span_of_time()
+        self.groups.groups("before")
+        self.groups.steps()
+        if k.after and self.block.steps:
+            with out.block("if (start == 0)"):
+                self.groups.groups("after")
+        else:
+            self.groups.groups("after")
 
     # ------------------------------------------------------------ which point, which lane
 
@@ -89,22 +96,38 @@ class KernelEmitter:
         out, lane = self.out, self.kernel.lane
         points = self._points()
         if self.block.grouped:
-            points.append(("number", f"(({self.x.size(str(lane))} + {self.block.threads - 1}) / {self.block.threads})"))
             out.line("uint32_t point = SSMC_BLOCK;")
-        else:
-            points += [(self.names.get("i", lane), self.x.size(lane))] if lane else []
-            out.line("uint32_t point = SSMC_BLOCK * SSMC_THREADS + SSMC_THREAD;")
-            out.line(f"if (point >= {' * '.join(['a.count', *(count for _, count in points[1:])])}) return;")
+            self.dealt([*points, self.group_of_lanes()])
+            self.own_lane()
+            return
+        points += [(self.names.get("i", lane), self.x.size(lane))] if lane else []
+        out.line("uint32_t point = SSMC_BLOCK * SSMC_THREADS + SSMC_THREAD;")
+        out.line(f"if (point >= {self.all_of(points)}) return;")
+        self.dealt(points)
+
+    @staticmethod
+    def all_of(points: list[tuple[str, str]]) -> str:
+        """How many there are in a launch."""
+        return " * ".join(["a.count", *(count for _, count in points[1:])])
+
+    def dealt(self, points: list[tuple[str, str]]) -> None:
+        """Name the index along each axis of the one whose number is ``point``."""
         for name, count in reversed(points[1:]):
-            out.line(f"const int64_t {name} = point % (uint32_t){count};")
-            out.line(f"point /= (uint32_t){count};")
+            self.out.line(f"const int64_t {name} = point % (uint32_t){count};")
+            self.out.line(f"point /= (uint32_t){count};")
         if points:
-            out.line(f"const int64_t {points[0][0]} = a.first + point;")
-        if self.block.grouped:
-            size = self.x.size(str(lane))
-            out.line(f"const int64_t own = number * {self.block.threads} + SSMC_THREAD;")
-            out.line(f"const int live = own < {size};")
-            out.line(f"const int64_t {self.names.get('i', str(lane))} = live ? own : {size} - 1;")
+            self.out.line(f"const int64_t {points[0][0]} = a.first + point;")
+
+    def group_of_lanes(self) -> tuple[str, str]:
+        """The axis of the groups of lanes: name and count."""
+        return "number", f"(({self.x.size(str(self.kernel.lane))} + {self.block.threads - 1}) / {self.block.threads})"
+
+    def own_lane(self) -> None:
+        """Name the thread's lane in the group ``number``."""
+        size = self.x.size(str(self.kernel.lane))
+        self.out.line(f"const int64_t own = number * {self.block.threads} + SSMC_THREAD;")
+        self.out.line(f"const int live = own < {size};")
+        self.out.line(f"const int64_t {self.names.get('i', str(self.kernel.lane))} = live ? own : {size} - 1;")
 
     def _span_of_time(self) -> None:
         size = self.x.size(str(self.kernel.time))
@@ -120,7 +143,8 @@ class KernelEmitter:
 
     # ------------------------------------------------------------ arguments
 
-    def _sizes(self) -> None:
+    def used(self) -> set[str]:
+        """Axes whose extents the kernel mentions."""
         k = self.kernel
         used = {str(a) for a in (*k.grid, k.lane, k.time, k.steps) if a}
         for groups in k.sections.values():
@@ -128,23 +152,33 @@ class KernelEmitter:
                 used |= set(group.axes)
                 for statement in group.statements:
                     used |= {str(n.name) for n in walk_nodes(operands(statement)) if n.kind == "size"}
+        return used
+
+    def touched(self) -> list[str]:
+        """Tensors in memory that the kernel reads or writes."""
+        sums = [statement.tensor for statement in self.groups.sums()]
+        return list(dict.fromkeys((*self.kernel.tensors, *sums)))
+
+    def sizes(self, used: set[str]) -> None:
+        """Name the extents that are passed."""
         for axis, place in self.extents.items():
             if axis in used and axis not in self.fixed:
                 self.out.line(f"const int64_t {self.names.get('n', axis)} = a.m[{place}];")
 
-    def _pointers(self) -> None:
-        sums = [statement.tensor for statement in self.groups.sums()]
-        for tensor in dict.fromkeys((*self.kernel.tensors, *sums)):
+    def pointers(self, tensors: Iterable[str], passed: Collection[str] = ()) -> None:
+        """Name pointers and strides; what is ``passed`` from block to block others write meanwhile."""
+        for tensor in tensors:
             const = "" if tensor in self.written else "const "
             kind = f"{const}{C_TYPES[self.storage[tensor]]}"
             pointer = self.x.pointer(tensor)
-            self.out.line(f"{kind} *const __restrict__ {pointer} = ({kind} *)a.p[{self.pointers[tensor]}];")
+            alone = "" if tensor in passed else "__restrict__ "
+            self.out.line(f"{kind} *const {alone}{pointer} = ({kind} *)a.p[{self.pointer_places[tensor]}];")
             for number, axis in enumerate(self.tensors[tensor].axes):
                 self.out.line(f"const int64_t {self.x.stride(tensor, axis)} = a.m[{self.strides[tensor] + number}];")
 
     # ------------------------------------------------------------ what a thread keeps
 
-    def _kept(self) -> None:
+    def keep(self) -> None:
         """Declare carried values, all else that crosses from group to group, and parts of sums."""
         block = self.block
         if block.shared or block.shared_rings or block.grouped:

@@ -161,3 +161,48 @@ SSMC_INLINE Number ssmc_warp_sum(Number x) {
     for (int bits = 16; bits > 0; bits >>= 1) x += ssmc_exchanged(x, bits);
     return x;
 }
+
+/* The lanes of a warp one after the other: x becomes factor * x + addend. `left` is x before the first lane and, after
+   the call, after the last; `found` is x before each. */
+template <typename Number>
+SSMC_INLINE void ssmc_warp_scan(Number factor, Number addend, Number *left, Number *found) {
+    const int lane = SSMC_THREAD % 32;
+#pragma unroll
+    for (int far = 1; far < 32; far <<= 1) {
+        const Number f = ssmc_from_before(factor, far), a = ssmc_from_before(addend, far);
+        if (lane >= far) {
+            addend = factor * a + addend;
+            factor = factor * f;
+        }
+    }
+    const Number after = factor * *left + addend, before = ssmc_from_before(after, 1);
+    *found = lane ? before : *left;
+    *left = ssmc_from_last(after);
+}
+
+/* The same of complex numbers: real parts, then imaginary ones. */
+template <typename Number>
+SSMC_INLINE void ssmc_warp_scan_complex(
+    Number factor, Number factor_im, Number addend, Number addend_im, Number *left, Number *left_im, Number *found,
+    Number *found_im) {
+    const int lane = SSMC_THREAD % 32;
+#pragma unroll
+    for (int far = 1; far < 32; far <<= 1) {
+        const Number f = ssmc_from_before(factor, far), g = ssmc_from_before(factor_im, far);
+        const Number a = ssmc_from_before(addend, far), b = ssmc_from_before(addend_im, far);
+        if (lane >= far) {
+            addend = factor * a - factor_im * b + addend;
+            addend_im = factor * b + factor_im * a + addend_im;
+            const Number real = factor * f - factor_im * g;
+            factor_im = factor * g + factor_im * f;
+            factor = real;
+        }
+    }
+    const Number after = factor * *left - factor_im * *left_im + addend;
+    const Number after_im = factor * *left_im + factor_im * *left + addend_im;
+    const Number before = ssmc_from_before(after, 1), before_im = ssmc_from_before(after_im, 1);
+    *found = lane ? before : *left;
+    *found_im = lane ? before_im : *left_im;
+    *left = ssmc_from_last(after);
+    *left_im = ssmc_from_last(after_im);
+}

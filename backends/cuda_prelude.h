@@ -116,3 +116,43 @@ template <typename Number>
 SSMC_INLINE Number ssmc_exchanged(Number x, int bits) {
     return __shfl_xor_sync(0xffffffffu, x, bits);
 }
+
+/* The value of the lane of the same warp that comes so many before, or of the first ones their own. */
+template <typename Number>
+SSMC_INLINE Number ssmc_from_before(Number x, int lanes) {
+    return __shfl_up_sync(0xffffffffu, x, lanes);
+}
+
+/* The value of the last lane of the same warp. */
+template <typename Number>
+SSMC_INLINE Number ssmc_from_last(Number x) {
+    return __shfl_sync(0xffffffffu, x, 31);
+}
+
+/* Which block this is, in the order in which they start. `next` is 0 before the first; `place` is shared. */
+SSMC_INLINE uint32_t ssmc_ticket(uint32_t *next, uint32_t *place) {
+    if (threadIdx.x == 0) *place = atomicAdd(next, 1u);
+    __syncthreads();
+    const uint32_t ticket = *place;
+    __syncthreads();
+    return ticket;
+}
+
+/* Wait until another block has left `count`; what it had written before is then seen by all threads of this one. */
+SSMC_INLINE void ssmc_await(const uint32_t *signal, uint32_t count) {
+    if (threadIdx.x == 0) {
+        uint32_t found;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(signal) : "memory");
+        while (found < count);
+    }
+    __syncthreads();
+}
+
+/* Leave `count` to other blocks, after all that the threads of this one have written. */
+SSMC_INLINE void ssmc_leave(uint32_t *signal, uint32_t count) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        asm volatile("st.release.gpu.global.u32 [%0], %1;" : : "l"(signal), "r"(count) : "memory");
+    }
+}

@@ -23,20 +23,23 @@ MOST_POINTS = 1 << 31
 
 @dataclass(frozen=True)
 class Piece:
-    """One launch of a kernel: from which index of what its threads take first (its first axis), how many of them, and
-    how many blocks of how many threads that makes."""
+    """One launch of a kernel: from which index of what its threads take first (its first axis), how many of them,
+    how many blocks of how many threads that makes, and how many numbers of 32 bits they signal with."""
 
     first: int
     count: int
     blocks: int
     threads: int
+    signals: int = 0
 
 
 @dataclass(frozen=True)
 class Launch:
     """One kernel. Its threads are the points of ``grid``, times the stretches of ``steps`` along ``time`` if
     ``steps`` is not 0, times the lanes if there are any; ``threads`` make a block. With ``group`` a block instead
-    takes so many neighbouring lanes at one point. ``shared`` bytes of shared memory go to each block."""
+    takes so many neighbouring lanes at one point. ``shared`` bytes of shared memory go to each block. Where a kernel
+    ``waits`` there are as many blocks for each index along that axis, which wait for those of the one before. A point,
+    with its lane, is of ``width`` threads."""
 
     kernel: str
     grid: tuple[str, ...]
@@ -46,6 +49,8 @@ class Launch:
     threads: int
     group: int
     shared: int
+    waits: str = ""
+    width: int = 1
 
     def pieces(self, extents: Mapping[str, int]) -> Iterator[Piece]:
         """The launches that these extents take: one, unless there are so many threads that their numbers do not fit
@@ -63,14 +68,17 @@ class Launch:
         elif self.lane:
             points.append(lanes)
         first, rest = (points[0], math.prod(points[1:])) if points else (1, 1)
-        if rest > MOST_POINTS:
+        turns = extents[self.waits] if self.waits else 1
+        each_one = rest * self.width * turns
+        if each_one > MOST_POINTS:
             raise UserError(
-                f"{self.kernel}: {rest} threads for one index along its first axis", expected=f"{MOST_POINTS}"
+                f"{self.kernel}: {each_one} threads for one index along its first axis", expected=f"{MOST_POINTS}"
             )
-        each = MOST_POINTS // max(rest, 1)
+        each = MOST_POINTS // max(each_one, 1)
         for start in range(0, first if rest else 0, each):
             count = min(each, first - start)
-            yield Piece(start, count, count * rest if self.group else -(-count * rest // threads), threads)
+            blocks = count * rest * turns if self.group else -(-count * rest * self.width // threads)
+            yield Piece(start, count, blocks, threads, 1 + count * rest if self.waits else 0)
 
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -33,12 +33,14 @@ from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import LANE_GROUP, Halved, Limits, Loops
 from ssmc.passes import (
     GPU,
+    JOINED,
     PROCESSOR,
     SAVED,
     Plan,
     PlanOptions,
     Unbounded,
     inline,
+    joined,
     lift,
     lower,
     partial,
@@ -187,10 +189,20 @@ def _stages(
         else:
             stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
             loops = spread(loops, precision, stored_in, options, limits or backend.limits, together)
+            if options.time in JOINED:
+                loops = joined(loops, options.time)
+                arguments = tuple(a for a in arguments if a.role != "workspace" or a.name in loops.workspaces)
+                planned = replace(planned, workspaces=loops.workspaces, joined=_launched_together(loops))
     axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
     made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
     return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
                   made.programs)  # fmt: skip
+
+
+def _launched_together(loops: Loops) -> dict[tuple[str, ...], str]:
+    """Names of kernels that run in one launch, and how."""
+    found = [(kernel, kernel.joined) for kernel in loops.kernels if kernel.joined]
+    return {(*(k.name for k in made.kernels), kernel.name): made.way for kernel, made in found}
 
 
 def prepared(

@@ -240,6 +240,36 @@ class Tiles:
     reloaded: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What passes from one part of time to the next; all are names of tensors over cuts, and no ``factor`` is one.
+
+    value[cut] = factor[cut] * value[cut - 1] + addend[cut]
+    """
+
+    value: str
+    factor: str | None
+    addend: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a kernel that runs through parts of time does first, in the same launch: ``summaries`` of each part, then
+    ``carries`` from part to part, which are of what is ``passed``; see ``passes.joined``.
+
+    ``way`` is ``look_back``, where the blocks of a part wait for those of the part before it, or ``lanes``, where the
+    lanes of a warp have neighbouring parts. What ``kept`` names, over cuts, never leaves registers."""
+
+    way: str
+    summaries: tuple[Kernel, ...]
+    carries: tuple[tuple[Kernel, tuple[Passed, ...]], ...]
+    kept: frozenset[str]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return (*self.summaries, *(kernel for kernel, _ in self.carries))
+
+
 def padded(extent: int) -> int:
     """The power of two that holds an extent: what a dimension of a tile has."""
     return 1 << max(0, extent - 1).bit_length()
@@ -276,6 +306,7 @@ class Kernel:
     cut: bool = False
     block: Block | None = None
     tiles: Tiles | None = None
+    joined: Joined | None = None
 
     @property
     def sections(self) -> dict[str, tuple[Group, ...]]:

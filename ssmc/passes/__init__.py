@@ -5,6 +5,7 @@ from .chunks import chunks
 from .flatten import flatten
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline
+from .joined import JOINED, joined
 from .jvp import jvp, tangent_names
 from .lift import lift
 from .lower import Unbounded, lower

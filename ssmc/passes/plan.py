@@ -80,16 +80,20 @@ class KernelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Kernels in order, the values that pass between them through memory, and compiled-in extents."""
+    """Kernels in order, the values that pass between them through memory, and compiled-in extents; names of kernels
+    that run in one launch, and how, where that is known."""
 
     program: Program
     kernels: tuple[KernelPlan, ...]
     workspaces: tuple[str, ...]
     fixed: Mapping[str, int]
     options: PlanOptions
+    joined: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def describe(self) -> str:
         lines = [k.describe() for k in self.kernels]
+        for names, way in self.joined.items():
+            lines.append(f"in one launch: {', '.join(names)} ({way.replace('_', ' ')})")
         if self.workspaces:
             lines.append("through memory: " + ", ".join(self.workspaces))
         if self.fixed:

@@ -49,8 +49,8 @@ def timed(program: Program, options: PlanOptions, device: Device) -> Program:
     """
     if options.time not in _IN_PARTS:
         return program
-    if options.chunk:
-        return chunks(program, options.chunk)
+    if options.chunk or options.time == "lanes":
+        return chunks(program, options.chunk or CHUNK)
     return chunks(program, by_sizes=lambda time, points: _steps(program, time, points, device))
 
 

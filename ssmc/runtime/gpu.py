@@ -1,7 +1,8 @@
 """Machine code for NVIDIA GPUs, launched through the CUDA driver on PyTorch's current stream.
 
 A ``Launcher`` is to a cubin what the entry is to a C library: a function of packed pointers, extents and strides. It
-allocates nothing and waits for nothing, so CUDA graphs capture what it does.
+waits for nothing, and allocates nothing but zeros with which blocks signal, by PyTorch: CUDA graphs capture what it
+does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ssmc.backends import Launch, cuda_toolchain
+from ssmc.backends import Launch, Piece, cuda_toolchain
 from ssmc.errors import ToolchainError
 from ssmc.ir.loops import Limits
 
@@ -99,6 +100,7 @@ class Launcher:
         device: the number of the GPU.
         stream: gives the stream to launch on, as a number.
         functions: those of the driver.
+        zeros: gives so many zeros of 32 bits in memory of the GPU, on that stream.
 
     Raises ToolchainError if the GPU cannot run the code, or has too little shared memory for it.
     """
@@ -113,14 +115,16 @@ class Launcher:
         device: int,
         stream: Callable[[], int],
         functions: Any,
+        zeros: Callable[[int], Any],
     ) -> None:
+        self._zeros = zeros
         self._launches, self._axes, self._fixed = tuple(launches), tuple(axes), dict(fixed)
         self._numbers, self._stream, self._driver, self._device = numbers, stream, functions, device
         self._thread = threading.local()
         self._enter()
         self._library = checked(functions, "cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
         self._kernels = [self._kernel(launch, device) for launch in self._launches]
-        self._plans: dict[tuple[int, ...], list[tuple[Any, tuple[int, ...], bytes]]] = {}
+        self._plans: dict[tuple[int, ...], list[tuple[Any, Launch, Piece]]] = {}
 
     def _kernel(self, launch: Launch, device: int) -> Any:
         """A kernel that may use the shared memory that it takes."""
@@ -150,10 +154,14 @@ class Launcher:
             plan = self._plans[extents] = self._planned(extents)
         stream = self._stream()
         head = bytes(pointers) + bytes(meta)[: 8 * self._numbers]
-        for function, (blocks, size, shared), tail in plan:
+        for function, launch, piece in plan:
+            # Memory that is freed is given to none but what comes later on the same stream.
+            signals = self._zeros(piece.signals) if piece.signals else None
+            tail = struct.pack("3q", piece.first, piece.count, 0 if signals is None else signals.data_ptr())
             arguments = ctypes.create_string_buffer(head + tail, len(head) + len(tail))
             places = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-            given = (function, blocks, 1, 1, size, 1, 1, shared, stream, ctypes.addressof(places), 0)
+            given = (function, piece.blocks, 1, 1, piece.threads, 1, 1, launch.shared, stream,
+                     ctypes.addressof(places), 0)  # fmt: skip
             checked(self._driver, "cuLaunchKernel", *given)
         return 0
 
@@ -163,11 +171,11 @@ class Launcher:
             have_context(self._driver, self._device)
             self._thread.entered = True
 
-    def _planned(self, extents: Sequence[int]) -> list[tuple[Any, tuple[int, ...], bytes]]:
-        """What is launched for these extents: kernel; blocks, threads and shared memory; its part of the first axis."""
+    def _planned(self, extents: Sequence[int]) -> list[tuple[Any, Launch, Piece]]:
+        """What is launched for these extents."""
         known = {**self._fixed, **dict(zip(self._axes, extents, strict=True))}
         return [
-            (function, (piece.blocks, piece.threads, launch.shared), struct.pack("2q", piece.first, piece.count))
+            (function, launch, piece)
             for launch, function in zip(self._launches, self._kernels, strict=True)
             for piece in launch.pieces(known)
         ]

@@ -131,7 +131,8 @@ class Gpu(Processor):
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         """Kernels belong to the context of their GPU, which has to be PyTorch's current one while they are launched."""
         with torch.cuda.device(self.number):
-            launch = launcher(library.read_bytes(), made, self.number, self._stream, driver())
+            zeros = functools.partial(torch.zeros, dtype=torch.int32, device=torch.device("cuda", self.number))
+            launch = launcher(library.read_bytes(), made, self.number, self._stream, driver(), zeros)
 
         def on_this_gpu(pointers: bytes, meta: bytes, threads: int) -> int:
             with torch.cuda.device(self.number):
@@ -144,12 +145,13 @@ class Gpu(Processor):
 
 
 def launcher(
-    cubin: bytes, made: Mapping[str, Any], number: int, stream: Callable[[], int], functions: Any
+    cubin: bytes, made: Mapping[str, Any], number: int, stream: Callable[[], int], functions: Any,
+    zeros: Callable[[int], torch.Tensor],
 ) -> Launcher:  # fmt: skip
     """The entry of a cubin that ``made`` describes."""
     launches = [Launch(**{**item, "grid": tuple(item["grid"])}) for item in made["launches"]]
     numbers = len(made["axes"]) + sum(len(axes) for _, axes, *_ in made["arguments"])
-    return Launcher(cubin, launches, made["axes"], made["fixed"], numbers, number, stream, functions)
+    return Launcher(cubin, launches, made["axes"], made["fixed"], numbers, number, stream, functions, zeros)
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,8 @@ def check_processor(wanted: Facts) -> None:
 
 
 class Launches(Code):
-    """Kernels of CUDA C. All take one struct: pointers, numbers, and which part of the first axis a launch does."""
+    """Kernels of CUDA C. All take one struct: pointers, numbers, which part of the first axis a launch does, and zeros
+    with which blocks signal to each other."""
 
     def __init__(self, about: Facts, folder: Path, driver: Driver) -> None:
         super().__init__(about)
@@ -265,8 +266,9 @@ class Launches(Code):
         head = struct.pack(f"{len(pointers)}P", *pointers) + struct.pack(f"{len(numbers)}q", *numbers)
         with self.driver.current():
             for item, function in self.kernels:
-                for first, count, blocks, threads in pieces(item, extents):
-                    given = ctypes.create_string_buffer(head + struct.pack("2q", first, count))
+                for first, count, blocks, threads, signals in pieces(item, extents):
+                    zeros = torch.zeros(signals, dtype=torch.int32, device=self.driver.device)
+                    given = ctypes.create_string_buffer(head + struct.pack("3q", first, count, zeros.data_ptr()))
                     self.driver.launch(function, blocks, threads, item["shared"], [ctypes.addressof(given)])
 
 
@@ -315,8 +317,9 @@ class Programs(Code):
         yield from (ctypes.c_void_p(0) for _ in range(item["null_pointers"]))
 
 
-def pieces(item: Facts, extents: Extents) -> Iterator[tuple[int, int, int, int]]:
-    """The launches of a kernel of CUDA C: the first index along its first axis, and how many; blocks, and threads."""
+def pieces(item: Facts, extents: Extents) -> Iterator[tuple[int, int, int, int, int]]:
+    """The launches of a kernel of CUDA C: the first index along its first axis, and how many; blocks, and threads; how
+    many zeros they signal with."""
     points = [extents[axis] for axis in item["grid"]]
     if item["steps"]:
         points.append(-(-extents[item["time"]] // item["steps"]))
@@ -327,12 +330,15 @@ def pieces(item: Facts, extents: Extents) -> Iterator[tuple[int, int, int, int]]
     elif item["lane"]:
         points.append(lanes)
     first, rest = (points[0], math.prod(points[1:])) if points else (1, 1)
-    if rest > MOST_POINTS:
-        raise ValueError(f"{item['kernel']}: {rest} threads for one index along its first axis; at most {MOST_POINTS}")
-    each = MOST_POINTS // max(rest, 1)
+    turns = extents[item["waits"]] if item["waits"] else 1
+    one = rest * item["width"] * turns
+    if one > MOST_POINTS:
+        raise ValueError(f"{item['kernel']}: {one} threads for one index along its first axis; at most {MOST_POINTS}")
+    each = MOST_POINTS // max(one, 1)
     for start in range(0, first if rest else 0, each):
         count = min(each, first - start)
-        yield start, count, count * rest if item["group"] else -(-count * rest // threads), threads
+        blocks = count * rest * turns if item["group"] else -(-count * rest * item["width"] // threads)
+        yield start, count, blocks, threads, 1 + count * rest if item["waits"] else 0
 
 
 def programs(item: Facts, extents: Extents) -> int:

@@ -7,6 +7,7 @@ given; a library is the path of a shared object instead of machine code for a GP
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ssmc.runtime.stored import StoredSource
 from tests.cuda_host import host
 
 OK = 0
+zeros = functools.partial(torch.zeros, dtype=torch.int32)
 
 
 @dataclass
@@ -98,7 +100,7 @@ class HostMachine(Processor):
                         folder / "kernel.cpp", lambda *_: 1, done.launches)  # fmt: skip
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
-        return launcher(str(library).encode(), made, 0, lambda: 0, Driver())
+        return launcher(str(library).encode(), made, 0, lambda: 0, Driver(), zeros)
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,16 @@ def source(text: str, launches: tuple[Launch, ...]) -> str:
     runs = [
         f"static void run_{k.kernel}() {{ {k.kernel}(*given); }}\n"
         f'extern "C" int host_{k.kernel}(const ssmc_arguments *a, int64_t blocks, int threads, int64_t shared) {{\n'
-        f"    given = a;\n    return host::run(run_{k.kernel}, blocks, threads, shared, {int(bool(k.group))});\n}}\n"
+        f"    given = a;\n    return host::run(run_{k.kernel}, blocks, threads, shared, {_in_turns(k)});\n}}\n"
         for k in launches
     ]
     shown = definitions.text(STORAGE)
     return "\n".join([text.replace(original, shown), "static const ssmc_arguments *given;", *runs])
+
+
+def _in_turns(launch: Launch) -> int:
+    """Whether threads of a block, or of a warp, wait for each other."""
+    return int(bool(launch.group) or launch.width > 1)
 
 
 def build(text: str, launches: tuple[Launch, ...], folder: Path) -> Path:
@@ -75,7 +80,9 @@ def entry(stages: Stages) -> Callable[[object, object, int], int]:
         extents: Mapping[str, int] = {**stages.plan.fixed, **dict(zip(stages.axes, numbers, strict=False))}
         for launch in stages.launches:
             for piece in launch.pieces(extents):
-                given = bytes(pointers) + bytes(meta) + struct.pack("2q", piece.first, piece.count)
+                signals = (ctypes.c_uint32 * piece.signals)()
+                tail = struct.pack("3q", piece.first, piece.count, ctypes.addressof(signals))
+                given = bytes(pointers) + bytes(meta) + tail
                 host.launch(launch.kernel, piece.blocks, piece.threads, launch.shared, given)
         return 0
 

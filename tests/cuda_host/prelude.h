@@ -27,7 +27,7 @@ const int MOST = 1024, LANES = 32, STACK = 256 << 10;
 
 static struct thread threads[MOST];
 static jmp_buf scheduler;
-static int current, count, turns;
+static int current, count, turns, in_vain;
 static int64_t block;
 static unsigned char *shared;
 
@@ -103,6 +103,7 @@ static int run(void (*what)(void), int64_t blocks, int size, int64_t bytes, int 
     count = size;
     shared = (unsigned char *)aligned_alloc(64, (size_t)(bytes + 64) / 64 * 64);
     int failed = 0;
+    in_vain = 0;
     for (block = blocks - 1; block >= 0 && !failed; --block) {
         memset(shared, 0xff, (size_t)bytes);
         turns = 0;
@@ -111,16 +112,16 @@ static int run(void (*what)(void), int64_t blocks, int size, int64_t bytes, int 
             for (current = 0; current < size; ++current) kernel();
     }
     free(shared);
-    return failed;
+    return failed || in_vain;
 }
 
-/* What the lane whose number differs in `bits` gives; none goes on before all have given theirs, nor gives anew
-   before all have taken. */
-template <typename Number> static Number exchanged(Number mine, int bits) {
+/* What a lane of the same warp gives; none goes on before all have given theirs, nor gives anew before all have
+   taken. */
+template <typename Number> static Number given_by(int thread, Number mine) {
     memcpy(&threads[current].given, &mine, sizeof mine);
     wait(WARP);
     Number other;
-    memcpy(&other, &threads[current ^ bits].given, sizeof other);
+    memcpy(&other, &threads[thread].given, sizeof other);
     wait(WARP);
     return other;
 }
@@ -170,5 +171,35 @@ SSMC_INLINE float ssmc_inverse_root_quickly(float x) {
 
 template <typename Number>
 SSMC_INLINE Number ssmc_exchanged(Number x, int bits) {
-    return host::exchanged(x, bits);
+    return host::given_by(host::current ^ bits, x);
+}
+
+template <typename Number>
+SSMC_INLINE Number ssmc_from_before(Number x, int lanes) {
+    const int lane = host::current % host::LANES;
+    return host::given_by(host::current - (lane >= lanes ? lanes : 0), x);
+}
+
+template <typename Number>
+SSMC_INLINE Number ssmc_from_last(Number x) {
+    return host::given_by(host::current / host::LANES * host::LANES + host::LANES - 1, x);
+}
+
+/* Blocks run one after the other: those that others wait for have to have started before them, whichever they are. */
+SSMC_INLINE uint32_t ssmc_ticket(uint32_t *next, uint32_t *place) {
+    if (host::current == 0) *place = (*next)++;
+    host::wait(host::BLOCK);
+    const uint32_t ticket = *place;
+    host::wait(host::BLOCK);
+    return ticket;
+}
+
+SSMC_INLINE void ssmc_await(const uint32_t *signal, uint32_t count) {
+    if (*signal != count) host::in_vain = 1;
+    host::wait(host::BLOCK);
+}
+
+SSMC_INLINE void ssmc_leave(uint32_t *signal, uint32_t count) {
+    host::wait(host::BLOCK);
+    if (host::current == 0) *signal = count;
 }

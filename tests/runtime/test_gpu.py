@@ -20,7 +20,7 @@ from ssmc.errors import ToolchainError, Unsupported, UserError
 from ssmc.runtime import gpu
 from ssmc.runtime.gpu import Launcher, architecture_for, checked
 from ssmc.runtime.machines import ThisMachine, lacking, one_device
-from tests.cuda_host.driver import Driver, on_host
+from tests.cuda_host.driver import Driver, on_host, zeros
 
 LAUNCH = Launch("ssmc_k0", ("b",), "d", None, 0, 128, 0, 0)
 SCAN = "layer f(x[b, t, d], a[d]) -> y[b, t, d]:\n    seq t\n    y = sigmoid(a) * y[t-1] + x\n"
@@ -53,7 +53,7 @@ class Recorder:
                 return 0, self.context
             if name == "cuLaunchKernel":
                 place = gpu.ctypes.cast(arguments[9], gpu.ctypes.POINTER(gpu.ctypes.c_void_p))[0]
-                self.given.append(gpu.ctypes.string_at(place, 5 * 8))
+                self.given.append(gpu.ctypes.string_at(place, 6 * 8))
                 return (0,)
             return 0, self.most_shared if name == "cuDeviceGetAttribute" else name
 
@@ -64,7 +64,7 @@ class Recorder:
 
 
 def launcher(driver: Recorder, launch: Launch = LAUNCH) -> Launcher:
-    return Launcher(b"code", [launch], ("b", "d"), {}, 2, 3, lambda: 77, driver)
+    return Launcher(b"code", [launch], ("b", "d"), {}, 2, 3, lambda: 77, driver, zeros)
 
 
 def test_what_the_driver_is_told() -> None:
@@ -76,7 +76,7 @@ def test_what_the_driver_is_told() -> None:
     assert entry(struct.pack("P", 4096), struct.pack("2q", 5, 300), 9) == 0
     (told,) = driver.named("cuLaunchKernel")
     assert told[:9] == ("cuKernelGetFunction", 12, 1, 1, 128, 1, 1, 0, 77) and told[10] == 0
-    assert struct.unpack("P4q", driver.given[0]) == (4096, 5, 300, 0, 5)
+    assert struct.unpack("P5q", driver.given[0]) == (4096, 5, 300, 0, 5, 0)
     assert not driver.named("cuFuncSetAttribute")
 
 

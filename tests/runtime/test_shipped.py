@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,8 @@ layer far(x[b, t, d], w[d, j], scale[]) -> y[b, t, d], total[d, j]:
     y = sum[j](w * h[t-j])
     total = sum[b, t](x * h[t-j])
 """
+ROUND = "layer far(x[b, t, d], a[b, t, d]) -> y[b, t, d]:\n    seq t\n    y = sigmoid(a) * y[t-1] + x\n"
+SIZES = ("--sizes", "j=3")
 EXTENTS = {"b": 2, "t": 37, "d": 5, "j": 3}
 TARGETS = ("c", "cuda:sm_90", "triton:sm_90", "triton:gfx942")
 
@@ -46,7 +49,7 @@ def arguments(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [x, torch.randn(3, 5).to(dtype).T, torch.tensor(0.7).to(dtype)]
 
 
-def compiled(ssmc: Any, folder: Path, target: str, text: str = FAR, dtype: str = "f32") -> Path:
+def compiled(ssmc: Any, folder: Path, target: str, text: str = FAR, dtype: str = "f32", *more: str) -> Path:
     """A folder with what the command writes."""
     needed = {"cuda": "cuda.bindings.nvrtc", "triton": "triton"}.get(target.partition(":")[0])
     if needed == "triton" and importlib.util.find_spec(needed) is None:
@@ -56,7 +59,7 @@ def compiled(ssmc: Any, folder: Path, target: str, text: str = FAR, dtype: str =
     except ToolchainError as error:
         pytest.skip(error.diagnostics[0].message)
     (folder / "far.ssm").write_text(text)
-    ran = ssmc("compile", folder / "far.ssm", "--target", target, "--sizes", "j=3", "--dtype", dtype, "-o", folder)
+    ran = ssmc("compile", folder / "far.ssm", "--target", target, "--dtype", dtype, "-o", folder, *(more or SIZES))
     assert ran.code == 0, ran.err
     return folder
 
@@ -105,6 +108,19 @@ def test_it_computes_the_same(ssmc: Any, tmp_path: Path, target: str) -> None:
     for one, other in zip(found, package.compile(FAR)(*arguments()), strict=True):
         assert one.dtype == other.dtype and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
     assert f"far, for tensors on {'cpu' if target == 'c' else 'cuda'} ({target})" in said and "where j = 3" in said
+
+
+def test_blocks_that_wait_for_each_other(ssmc: Any, tmp_path: Path) -> None:
+    """They signal with zeros, which each call has anew."""
+    folder = compiled(ssmc, tmp_path, "cuda:sm_90", ROUND, "f32", "--plan", "time=look_back,chunk=32")
+    (launch,) = described(folder)["launches"]
+    assert launch["waits"] == "t.part"
+    runs_here(folder)
+    installed_driver(folder, "libcuda.so.1")
+    given = [torch.randn(2, 101, 5), torch.randn(2, 101, 5)]
+    found, said = called(folder, given)
+    assert found is not None, said
+    assert torch.allclose(found, package.compile(ROUND)(*given), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -238,12 +254,13 @@ def test_launches_are_those_of_the_runtime() -> None:
         extents = {axis: draw.choice(some) for axis in "btdh"}
         grid, lane, steps = tuple(draw.sample("bh", draw.randint(0, 2))), draw.choice(["d", None]), draw.choice([0, 8])
         group = draw.choice([0, 256]) if lane else 0
-        threads = draw.choice([64, 128, 256])
-        launch = Launch("k", grid, lane, "t", steps, threads, group, 0)
+        threads, width = draw.choice([64, 128, 256]), 1 if group else draw.choice([1, 32])
+        waits = draw.choice(["", "t"]) if group else ""
+        launch = Launch("k", grid, lane, "t", steps, threads, group, 0, waits, width)
         tiled = TileLaunch("k", grid, lane, 64, "t", steps, 4, 0, ())
         assert shipped.programs(tiled.facts(), extents) == tiled.programs(extents)
         try:
-            expected = [(p.first, p.count, p.blocks, p.threads) for p in itertools.islice(launch.pieces(extents), 50)]
+            expected = [astuple(piece) for piece in itertools.islice(launch.pieces(extents), 50)]
         except UserError:
             with pytest.raises(ValueError, match="threads for one index"):
                 list(shipped.pieces(launch.facts(), extents))
