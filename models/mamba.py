@@ -21,10 +21,11 @@ from ssmc.errors import UserError
 from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
-from .mamba_token import token_through_block
+from .mamba_token import block_in_one_call
 from .mixer import mamba_mixer, mixer_layers
 from .norms import RMSNorm
 from .sequences import embedded, packing, shown, without_first
+from .token_chain import Link, TokenChain
 
 
 def check_config(config: MambaConfig) -> None:
@@ -84,11 +85,13 @@ class MambaBlock(GradientCheckpointingLayer):
         residual = hidden
         if self.residual_in_fp32:
             residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        if not sequences:
-            made = token_through_block(self.norm, self.mixer, residual, entry)
-            if made is not None:
-                return made.to(residual.dtype)
         return residual + self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
+
+
+def _link(block: nn.Module) -> Link | None:
+    """The block as one call for one token, if it is what it was made as."""
+    usual = type(block) is MambaBlock and type(block.mixer) is MambaMixer
+    return block_in_one_call(block) if usual else None
 
 
 class MambaPreTrainedModel(PreTrainedModel):
@@ -154,6 +157,7 @@ class MambaModel(MambaPreTrainedModel):
         self.layers = nn.ModuleList([MambaBlock(config) for _ in range(config.num_hidden_layers)])
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
+        self.token_chain = TokenChain(_link)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -213,15 +217,25 @@ class MambaModel(MambaPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         outputs: list[Tensor] = []
-        for number, block in enumerate(self.layers):
-            hidden = block(hidden, None if cache is None else cache.layers[number], sequences)
-            if output_hidden_states:
-                outputs.append(hidden)
+        made = None if cache is None or sequences or output_hidden_states else self._token(hidden, cache)
+        if made is not None:
+            hidden = made
+        else:
+            for number, block in enumerate(self.layers):
+                hidden = block(hidden, None if cache is None else cache.layers[number], sequences)
+                if output_hidden_states:
+                    outputs.append(hidden)
         hidden = self.norm_f(hidden)
         if cache is not None:
             cache.advance(length, mask)
         found = model_output(hidden, cache, (*outputs, hidden) if output_hidden_states else None)
         return found if (self.config.return_dict if return_dict is None else return_dict) else found.to_tuple()
+
+    def _token(self, hidden: Tensor, cache: StateCache) -> Tensor | None:
+        """A token through all blocks at once; None where it has to go from one to the next."""
+        if all(block.residual_in_fp32 for block in self.layers):
+            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return self.token_chain.run(self.layers, hidden, cache.layers)
 
     def _cache(self, cache: StateCache | None, use_cache: bool | None, packed: bool) -> StateCache | None:
         """The cache that a call uses: the one given, a new one, or none."""

@@ -73,7 +73,9 @@ class Call:
     each call, and the compiled code only reads ``meta``.
     """
 
-    __slots__ = ("buffers", "device", "entry", "extents", "makers", "meta", "pack", "spare", "spec", "variant")
+    __slots__ = (
+        "buffers", "device", "entry", "extents", "makers", "meta", "pack", "spare", "spec", "variant", "workspaces",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -96,10 +98,10 @@ class Call:
         strides |= {place.name: buffer.strides for place, buffer in zip(spec.gives, self.buffers, strict=True)}
         strides |= {place.name: value.stride() for place, value in zip(spec.outputs, out, strict=False)}
         workspaces = [a for a in variant.arguments if a.role == "workspace"]
-        spare = [self._buffer(a.axes, a.storage) for a in workspaces]
-        strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, spare, strict=True)}
+        self.workspaces = tuple(self._buffer(a.axes, a.storage) for a in workspaces)
+        strides |= {a.name: buffer.strides for a, buffer in zip(workspaces, self.workspaces, strict=True)}
         self.makers = tuple(buffer.maker(device) for buffer in self.buffers)
-        self.spare = tuple(buffer.maker(device) for buffer in spare)
+        self.spare = tuple(buffer.maker(device) for buffer in self.workspaces)
         numbers = [self.extents[axis] for axis in variant.axes]
         for argument in variant.arguments:
             numbers += strides[argument.name]

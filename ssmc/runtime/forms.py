@@ -29,6 +29,9 @@ _profiling = torch.autograd._profiler_enabled
 _KNOWN_IN = ("2.10.", "2.11.", "2.12.", "2.13.")
 _guards: Any = torch._C._dynamo.guards.TensorGuards if torch.__version__.startswith(_KNOWN_IN) else None
 
+FORMS_ARE_TOLD = _guards is not None
+"""Whether `form_check` ever says yes with this version of PyTorch."""
+
 
 def form_check(given: Sequence[torch.Tensor]) -> Callable[..., bool]:
     """A function of arguments: are they plain tensors exactly like these, under the same dispatch state?

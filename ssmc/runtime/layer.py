@@ -226,6 +226,25 @@ class Layer:
                 return self._simplified(args, named, state, return_state)
         return self._general(args, named, state, return_state, out)
 
+    def ready(
+        self, /, *args: Any, state: State | None = None, return_state: bool = False, **named: Any
+    ) -> tuple[Call, Sequence[torch.Tensor]] | None:
+        """The compiled call that a call with these arguments is, and the tensors whose addresses it takes, in order.
+
+        None where it is more than that: where something is converted, tensors are not plain ones on the CPU, PyTorch
+        wants to see the call go by, or the sequences are packed, padded or run backwards. Errors as for the call.
+        """
+        inputs, asked = split(self.signature, named)
+        values, statics = self._bound(args, inputs)
+        states = self._state_values(state)
+        tensors = [v for v in (*values, *(states or ())) if v is not None]
+        if asked or _is_seen(tensors) or not all(v.is_cpu for v in tensors):
+            return None
+        call, given = self._operator.call(values, statics, states, return_state)
+        if state is not None:
+            self._check_state_names(state, [p.shown for p in call.spec.states])
+        return (call, given) if {*map(id, given)} == {*map(id, tensors)} else None
+
     def _simplified(self, args: tuple[Any, ...], named: dict[str, Any], state: State | None, return_state: bool) -> Any:
         """The same call without what is None, on a layer that has the static parameters given now."""
         while args and args[-1] is None and len(args) <= len(self.signature.inputs):

@@ -25,6 +25,12 @@ class Library:
 
     _load._dynamo_marked_constant = True  # type: ignore[attr-defined]  # done while tracing, not traced
 
+    def loaded(self) -> Layer:
+        """The layer itself."""
+        self._load()
+        assert self.layer is not None
+        return self.layer
+
     def __call__(self, *args: Any, **named: Any) -> Any:
         # Dynamo remembers what it has read: it must not see the layer before it is there.
         if torch.compiler.is_compiling() or self.layer is None:
