@@ -98,7 +98,7 @@ class Compiled:
     """A library and what its entry expects; see ``docs/architecture.md``. Of a GPU the library is a cubin, whose
     kernels are launched as ``launches`` say, or one of the files beside it that have one kernel each, launched as
     ``programs`` say; only a GPU can run it, and the entry here says so. ``text`` is the file that it was compiled
-    from. ``summing`` are the numbers of kernels that gather sums over lanes."""
+    from. ``summing`` are the names of kernels that are as large as what they gather sums over."""
 
     program: Program
     arguments: tuple[Argument, ...]
@@ -110,7 +110,7 @@ class Compiled:
     entry: Callable[..., int]
     launches: tuple[Launch, ...] = ()
     programs: tuple[TileLaunch, ...] = ()
-    summing: tuple[int, ...] = ()
+    summing: tuple[str, ...] = ()
 
 
 def stages(
@@ -185,10 +185,10 @@ def _stages(
     if backend.blocks:
         precision = compute_type(a.storage for a in arguments)
         if backend.tiles:
-            loops = tiles_of_lanes(loops, together, options, halved.tiles)
+            loops = tiles_of_lanes(loops, together, options, halved.kernels)
         else:
             stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
-            loops = spread(loops, precision, stored_in, options, limits or backend.limits, together)
+            loops = spread(loops, precision, stored_in, options, limits or backend.limits, together, halved.kernels)
             if options.time in JOINED:
                 loops = joined(loops, options.time)
                 arguments = tuple(a for a in arguments if a.role != "workspace" or a.name in loops.workspaces)
@@ -238,9 +238,9 @@ def compile_program(
     outputs: Mapping[str, str] | None = None,
     limits: Limits | None = None,
 ) -> Compiled:
-    """Compile a Program, or find it compiled in the cache; arguments as for ``stages``. What Triton's kernels take of a
-    GPU shows when they are compiled: those that do not fit are planned smaller, and so are those whose registers do
-    not suffice, where that helps.
+    """Compile a Program, or find it compiled in the cache; arguments as for ``stages``. What kernels take of a GPU
+    shows when they are compiled: those that do not fit are planned smaller, and so are those whose registers do not
+    suffice, where that helps.
 
     Raises:
         Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
@@ -258,15 +258,17 @@ def compile_program(
         entry = functools.partial(_on_a_gpu, target) if backend.blocks else load_entry(library, done.symbol)
         return _compiled(done, library, text, entry)
 
-    if not backend.tiles:
+    if not backend.blocks:
         return made(Halved())
-    return fitting(made, lambda found: _taken(found, limits or backend.limits), options, f"{program.name} on {target}")
+    return fitting(made, lambda found: taken(found, limits or backend.limits), options, f"{program.name} on {target}")
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a kernel takes of a GPU: why it does not fit, if it does not, and how much of it registers do not hold."""
+    """What a kernel, by its name in the plan, takes of a GPU: why it does not fit, if it does not, and how much of it
+    registers do not hold."""
 
+    kernel: str
     excess: str
     spilled: int
 
@@ -278,19 +280,21 @@ def fitting(
     what: str,
 ) -> Compiled:
     """The first plan that fits and keeps all in registers, of those whose kernels are halved where they do not; else
-    the one that keeps most. A plan with ``options`` is made smaller only if it does not fit. TooLarge if none does.
+    the one that keeps most. Where ``options`` say how large it is, that is so unless it does not fit. TooLarge if none
+    does.
     """
     best: tuple[int, Compiled] | None = None
     halved, excess = Halved(), ""
+    said = options is not None and bool(options.together or options.block or options.warps)
     while halved.most <= SMALLER:
         made = make(halved)
         found = taken(made)
-        large = {number for number, item in enumerate(found) if item.excess}
+        large = {item.kernel for item in found if item.excess}
         spilled = sum(item.spilled for item in found)
         if not large and (best is None or spilled < best[0]):
             best = spilled, made
-        spilling = {number for number, item in enumerate(found) if item.spilled}
-        again = large if large or (options and options.chosen) else spilling
+        spilling = {item.kernel for item in found if item.spilled}
+        again = large if large or said else spilling
         if not again:
             break
         excess = next((item.excess for item in found if item.excess), excess)
@@ -322,7 +326,8 @@ def emit_program(
 
 
 def _compiled(done: Stages, library: Path, text: Path, entry: Callable[..., int]) -> Compiled:
-    summing = tuple(number for number, kernel in enumerate(done.loops.kernels) if kernel.sums)
+    # Programs on tiles that gather sums have as many lanes as those; threads of blocks have a lane each.
+    summing = tuple(kernel.name for kernel in done.loops.kernels if kernel.sums and kernel.tiles)
     return Compiled(done.program, done.arguments, done.axes, done.plan.fixed, done.symbol, library, text, entry,
                     done.launches, done.programs, summing)  # fmt: skip
 
@@ -351,14 +356,23 @@ def _builder(done: Stages, backend: Target) -> tuple[Callable[[Path], None], dic
     return build, tools.key_parts()
 
 
-def _taken(made: Compiled, limits: Limits) -> list[Taken]:
-    """What each of Triton's kernels takes of a GPU that offers so much."""
-    found = []
+def taken(made: Compiled, limits: Limits) -> list[Taken]:
+    """What each kernel takes of a GPU that offers so much. In the plan of CUDA C it was seen to that it fits."""
+    if made.launches:
+        log = (made.library.parent / cuda_toolchain.LOG).read_text(encoding="utf-8")
+        found = cuda_toolchain.resources(log)
+        return [Taken(planned(item.kernel), "", item.spill_stores + item.spill_loads) for item in found]
+    taken = []
     for item in triton_toolchain.facts(made.library.parent):
         large = item["shared"] > limits.shared
         words = f"{item['kernel']} takes {item['shared']} bytes of shared memory; a block has {limits.shared}"
-        found.append(Taken(words if large else "", item["spilled"]))
-    return found
+        taken.append(Taken(planned(item["kernel"]), words if large else "", item["spilled"]))
+    return taken
+
+
+def planned(symbol: str) -> str:
+    """The name in the plan of a kernel that machine code knows as ``symbol``."""
+    return symbol.removeprefix("ssmc_")
 
 
 def _on_a_gpu(target: str, *_: object) -> int:

@@ -17,6 +17,7 @@ from .layer import DTYPES
 from .report import Report, command
 
 if TYPE_CHECKING:
+    from ssmc.compiler import Compiled
     from ssmc.ir import Program
 
 _HEAD = """\
@@ -51,7 +52,8 @@ def resources(
 ) -> Report:
     """Compile layers for GPUs, forward and backward, and print the registers, shared memory and spills of kernels.
 
-    LAYER is a name from `ssmc library`; all of them by default, which takes minutes.
+    LAYER is a name from `ssmc library`; all of them by default, which takes minutes. Of tables that are in the folder
+    given by -o, and that were made alike, the rows of other layers stay.
     """
     from ssmc.backends import TARGETS, cuda_toolchain, target_named, triton_toolchain
 
@@ -65,16 +67,34 @@ def resources(
         made_by = f"triton {triton_toolchain.find().version}"
     kernels = _kernels if target == "cuda" else _programs_on_tiles
     found = [row for layer, program in _programs(layers) for row in _passes(layer, program, dtype, chosen, kernels)]
+    name = "resources" if target == "cuda" else "resources-triton"
+    if output is not None and layers:
+        found = _among(found, output / f"{name}.json", made_by, dtype, chosen)
     told = ("registers", "stack", "spilled") if target == "cuda" else ("registers", "spilled")
     head = _HEAD if target == "cuda" else _HEAD_OF_TRITON
     text = "\n".join([head, f"Made by {made_by}; real inputs stored as {dtype}.", "", *_table(found, chosen, told)])
     facts = {"compiler": made_by, "dtype": dtype, "passes": found}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        name = "resources" if target == "cuda" else "resources-triton"
         (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
         (output / f"{name}.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
     return Report(text, facts)
+
+
+def _among(
+    found: Sequence[dict[str, Any]], written: Path, made_by: str, dtype: str, architectures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What was found of some layers, in the place of what is written of them, if that was made alike."""
+    told = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {"passes": []}
+    kernels = [kernel for row in told["passes"] for kernel in row.get("kernels", ())]
+    alike = (told.get("compiler"), told.get("dtype")) == (made_by, dtype)
+    if not alike or any(set(kernel["on"]) != set(architectures) for kernel in kernels):
+        return list(found)
+    rows: dict[str, list[dict[str, Any]]] = {row["layer"]: [] for row in (*told["passes"], *found)}
+    new = {row["layer"] for row in found}
+    for row in (*(old for old in told["passes"] if old["layer"] not in new), *found):
+        rows[row["layer"]].append(row)
+    return [row for of_layer in rows.values() for row in of_layer]
 
 
 def _programs(layers: Sequence[str]) -> Iterator[tuple[str, Program]]:
@@ -125,17 +145,12 @@ def _kernels(
     """What each kernel takes, by architecture."""
     from ssmc.backends import cuda_toolchain
 
-    compiler = cuda_toolchain.find()
-    own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
-    done, _ = staged(program, "cuda", dtype, own)
-    kernels: dict[str, dict[str, Any]] = {
-        launch.kernel: {"kernel": launch.kernel, "threads": launch.threads, "shared": launch.shared, "on": {}}
-        for launch in done.launches
-    }
-    for architecture in architectures:
-        with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
-            compiler.build(done.text, folder, architecture)
-            log = (Path(folder) / cuda_toolchain.LOG).read_text(encoding="utf-8")
+    kernels: dict[str, dict[str, Any]] = {}
+    for architecture, done in _compiled(program, "cuda", sizes, dtype, architectures):
+        log = (done.library.parent / cuda_toolchain.LOG).read_text(encoding="utf-8")
+        for launch in done.launches:
+            about = {"kernel": launch.kernel, "threads": launch.threads, "shared": launch.shared, "on": {}}
+            kernels.setdefault(launch.kernel, about)
         for item in cuda_toolchain.resources(log):
             taken = {"registers": item.registers, "stack": item.stack, "spilled": item.spill_stores + item.spill_loads}
             kernels[item.kernel]["on"][architecture] = taken
@@ -146,24 +161,35 @@ def _programs_on_tiles(
     program: Program, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The same of Triton's kernels, whose plan is that of each architecture: block and warps, too."""
-    from ssmc.backends import Cache, default_storage, triton_toolchain
-    from ssmc.compiler import compile_program
+    from ssmc.backends import triton_toolchain
 
-    own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
-    _, assumed = staged(program, "triton", dtype, own)
-    storage = default_storage(program, dtype)
     kernels: dict[str, dict[str, Any]] = {}
-    for architecture in architectures:
-        with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
-            cache = Cache(Path(folder))
-            done = compile_program(program, f"triton:{architecture}", storage, {**own, **assumed}, cache=cache)
-            found = triton_toolchain.facts(done.library.parent)
+    for architecture, done in _compiled(program, "triton", sizes, dtype, architectures):
+        found = triton_toolchain.facts(done.library.parent)
         for launch, item in zip(done.programs, found, strict=True):
             kernel = kernels.setdefault(launch.kernel, {"kernel": launch.kernel, "shared": 0, "on": {}})
             kernel["shared"] = max(kernel["shared"], item["shared"])
             plan = {"block": launch.block, "warps": launch.warps}
             kernel["on"][architecture] = {**plan, "registers": item["registers"], "spilled": item["spilled"]}
     return list(kernels.values())
+
+
+def _compiled(
+    program: Program, target: str, sizes: Mapping[str, int], dtype: str, architectures: Sequence[str]
+) -> Iterator[tuple[str, Compiled]]:
+    """The kernels of each architecture, planned smaller where that helps; their files are there until the next."""
+    from ssmc.backends import Cache, default_storage
+    from ssmc.compiler import compile_program
+
+    own = {axis.name: sizes[axis.name] for axis in program.axes if axis.extent is None and axis.name in sizes}
+    _, assumed = staged(program, target, dtype, own)
+    known, storage = {**own, **assumed}, default_storage(program, dtype)
+    for architecture in architectures:
+        with tempfile.TemporaryDirectory(prefix="ssmc-resources-") as folder:
+            yield (
+                architecture,
+                compile_program(program, f"{target}:{architecture}", storage, known, None, Cache(folder)),
+            )
 
 
 def _table(

@@ -172,20 +172,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Halved:
-    """How often a plan for a GPU is halved: the lanes whose sum is one part of a sum over lanes, and tiles, by the
-    number of their kernel."""
+    """How often a plan for a GPU is halved: the lanes whose sum is one part of a sum over lanes, and ``kernels``, by
+    name: tiles of Triton, of CUDA C the blocks that a multiprocessor has room for at once."""
 
     sums: int = 0
-    tiles: Mapping[int, int] = field(default_factory=dict)
+    kernels: Mapping[str, int] = field(default_factory=dict)
 
-    def again(self, kernels: Iterable[int], summing: Iterable[int]) -> Halved:
+    def again(self, kernels: Iterable[str], summing: Iterable[str]) -> Halved:
         """Once more for these kernels; those that are ``summing`` have as many lanes as sums do."""
-        more = {number: self.tiles.get(number, 0) + 1 for number in kernels}
-        return Halved(self.sums + any(number in more for number in summing), {**self.tiles, **more})
+        more = {name: self.kernels.get(name, 0) + 1 for name in kernels}
+        return Halved(self.sums + any(name in more for name in summing), {**self.kernels, **more})
 
     @property
     def most(self) -> int:
-        return max(self.sums, *self.tiles.values(), 0)
+        return max(self.sums, *self.kernels.values(), 0)
 
 
 @dataclass(frozen=True)

@@ -52,23 +52,26 @@ _SHARED = 48 << 10  # bytes of shared memory for a block: so many every GPU give
 
 
 def spread(
-    loops: Loops, precision: str, stored_in: Mapping[str, int], options: PlanOptions, limits: Limits, together: int
-) -> Loops:
+    loops: Loops, precision: str, stored_in: Mapping[str, int], options: PlanOptions, limits: Limits, together: int,
+    halved: Mapping[str, int],
+) -> Loops:  # fmt: skip
     """Every kernel with its ``Block``; reals are computed in ``precision``, ``f32`` or ``f64``. ``stored_in``: bytes
     of an element of each tensor in memory that holds plain numbers. What ``options`` do not say is chosen here.
-    ``together`` lanes make one part of a sum over lanes.
+    ``together`` lanes make one part of a sum over lanes. For how many blocks a multiprocessor is to have room is
+    ``halved`` so often, by the name of their kernel.
 
     Raises TooLarge if such a part takes more than ``limits``, UserError if ``options`` do.
     """
     real = 8 if precision == "f64" else 4
     axes = {name: tensor.axes for name, tensor in loops.program.tensors().items()}
     about = loops.fixed, axes, real, stored_in, options, limits, together
-    return replace(loops, kernels=tuple(_Spreading(k, *about).run() for k in loops.kernels))
+    return replace(loops, kernels=tuple(_Spreading(k, halved.get(k.name, 0), *about).run() for k in loops.kernels))
 
 
 @dataclass
 class _Spreading:
     kernel: Kernel
+    halved: int
     fixed: Mapping[str, int]
     axes: Mapping[str, tuple[str, ...]]
     real: int
@@ -156,7 +159,8 @@ class _Spreading:
         room = max(1, THREADS * 4 // threads)
         found = min(room, 4 if words <= _FEW else 2 if words <= _SOME else 1)
         heavy = max(self._weight(section, unrolled) for section in ("before", "rebuild", "step", "after"))
-        return max(1, found // 2) if heavy * self._batch(unrolled) * threads > _HEAVY * THREADS else found
+        much = heavy * self._batch(unrolled) * threads > _HEAVY * THREADS
+        return max(1, found >> self.halved + much)
 
     def _ahead(self, unrolled: frozenset[str]) -> int:
         """Rounds of innermost loops that are written out: one where a round is long by itself."""

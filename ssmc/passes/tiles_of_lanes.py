@@ -47,16 +47,15 @@ _STEPS = 8  # steps for a program where steps do not depend on each other
 _MOVED = 8  # steps of a carried value that move on from variable to variable, at most
 
 
-def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions, halved: Mapping[int, int]) -> Loops:
+def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions, halved: Mapping[str, int]) -> Loops:
     """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes. What ``options`` do not
-    say is chosen here; tiles are ``halved`` so often, by the number of their kernel.
+    say is chosen here; tiles are ``halved`` so often, by the name of their kernel.
 
     Raises, naming the equation, TooLarge where tiles would be too large, and Unsupported where a value would be kept
     along an axis whose extent is not compiled in.
     """
     kernels = [
-        replace(k, tiles=_Tiling(loops, k, together, options, halved.get(number, 0)).run())
-        for number, k in enumerate(loops.kernels)
+        replace(k, tiles=_Tiling(loops, k, together, options, halved.get(k.name, 0)).run()) for k in loops.kernels
     ]
     return replace(loops, kernels=tuple(kernels))
 

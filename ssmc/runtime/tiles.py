@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ssmc.backends import Parameter, TileLaunch
-from ssmc.compiler import Argument, Taken
+from ssmc.compiler import Argument, Taken, planned
 from ssmc.errors import TooLarge, ToolchainError
 
 from .gpu import PLANS_KEPT
@@ -180,7 +180,7 @@ def taken(kernels: Any, launches: Sequence[TileLaunch]) -> list[Taken]:
                 spilled = made.n_spills
         except TooLarge as error:
             excess = error.diagnostics[0].message
-        found.append(Taken(excess, spilled))
+        found.append(Taken(planned(launch.kernel), excess, spilled))
     return found
 
 

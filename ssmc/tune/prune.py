@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
-from ssmc.backends import BYTES, cuda_toolchain, target_named, triton_toolchain
-from ssmc.compiler import Stages, stages
+from ssmc.backends import BYTES, Cache, target_named
+from ssmc.compiler import Stages, compile_program, stages, taken
 from ssmc.errors import SsmcError
 from ssmc.explain import CALL_SECONDS, explain
 from ssmc.ir.loops import Kernel
@@ -35,18 +34,25 @@ class Pruner:
         self._seen: dict[str, str] = {}
         self._spills = True
         self.reason(PlanOptions())
-        self._spills = self._spilled(self._staged(PlanOptions())) if architecture else False
+        self._spills = self._spilled(PlanOptions()) if architecture else False
+
+    @property
+    def _outputs(self) -> Mapping[str, str]:
+        return {place.name: place.storage for place in self._spec.gives}
 
     def _staged(self, options: PlanOptions) -> Stages:
-        outputs = {place.name: place.storage for place in self._spec.gives}
-        return stages(self._spec.program(), self._target, self._spec.storage, self._sizes, options, outputs)
+        spec = self._spec
+        return stages(spec.program(), self._target, spec.storage, self._sizes, options, self._outputs)
 
     def reason(self, options: PlanOptions) -> str:
         """Why a plan is not measured; empty if it is to be."""
         try:
-            done = self._staged(options)
+            return self._reason(options)
         except SsmcError as refusal:
             return refusal.diagnostics[0].message
+
+    def _reason(self, options: PlanOptions) -> str:
+        done = self._staged(options)
         kernels = f"{done.text} {done.launches} {done.programs}"
         same = self._seen.setdefault(kernels, str(options) or "the compiler's own plan")
         if options.chosen and same != str(options):
@@ -54,25 +60,22 @@ class Pruner:
         if not target_named(self._target).blocks:
             kept = max((_kept(k, done.loops.fixed) for k in done.loops.kernels), default=0)
             return f"keeps {kept} bytes for a block of lanes" if kept > NEAR_MEMORY else ""
-        return self._on_gpu(done)
+        return self._on_gpu(done, options)
 
-    def _on_gpu(self, done: Stages) -> str:
+    def _on_gpu(self, done: Stages, options: PlanOptions) -> str:
         if any(item.shared > SHARED for item in done.launches):
             return f"takes more than {SHARED} bytes of shared memory for a block"
         if ":" not in self._target or self._spills:
             return ""
-        return "registers are spilled, which the compiler's own plan avoids" if self._spilled(done) else ""
+        return "registers are spilled, which the compiler's own plan avoids" if self._spilled(options) else ""
 
-    def _spilled(self, done: Stages) -> bool:
-        """Whether the assembler reports registers that went to memory."""
-        _, _, architecture = self._target.partition(":")
+    def _spilled(self, options: PlanOptions) -> bool:
+        """Whether the assembler reports registers that went to memory, of what is made with these options."""
+        spec, limits = self._spec, target_named(self._target).limits
         with tempfile.TemporaryDirectory(prefix="ssmc-prune-") as folder:
-            if done.programs:
-                triton_toolchain.find().build(done.text, done.programs, folder, architecture)
-                return any(item["spilled"] for item in triton_toolchain.facts(Path(folder)))
-            cuda_toolchain.find().build(done.text, folder, architecture)
-            log = (Path(folder) / cuda_toolchain.LOG).read_text(encoding="utf-8")
-            return any(r.spill_stores or r.spill_loads for r in cuda_toolchain.resources(log))
+            made = compile_program(spec.program(), self._target, spec.storage, self._sizes, options,
+                                   Cache(folder), self._outputs)  # fmt: skip
+            return any(kernel.spilled for kernel in taken(made, limits))
 
 
 def _kept(kernel: Kernel, fixed: Mapping[str, int]) -> int:

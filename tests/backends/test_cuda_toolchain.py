@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ssmc import cli
-from ssmc.backends import cuda_toolchain, default_storage
-from ssmc.compiler import Stages, compile_program, stages
+from ssmc.backends import TARGETS, Cache, cuda_toolchain, default_storage
+from ssmc.compiler import Compiled, Stages, compile_program, stages, taken
+from ssmc.dsl import choices, elaborate, load_module
 from ssmc.errors import ToolchainError, UserError
-from ssmc.passes import grad, kept_values, rebuilding, saving
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving
+from ssmc.verify import free_axes, solve
 from tests.library_cases import LOWERED
 
 SLICE = ("selective_scan()", "rg_lru_gated()")
@@ -116,6 +119,41 @@ def test_machine_code_for_a_gpu_is_no_function(tmp_path: Path) -> None:
     assert made.library.suffix == ".cubin" and made.launches
     with pytest.raises(UserError, match="machine code for cuda:sm_80 runs on a GPU only"):
         made.entry(None, None, 1)
+
+
+def blocks_at_once(text: str) -> dict[str, str]:
+    """Of each kernel for how many blocks a multiprocessor is to have room."""
+    return {kernel: many for many, kernel in re.findall(r"SSMC_KERNEL\(\d+, (\d+)\) (\w+)", text)}
+
+
+def test_fewer_blocks_at_once_where_registers_do_not_suffice(tmp_path: Path) -> None:
+    """Only of the kernels that spill, unless the plan says how many; what was compiled is not compiled again."""
+    module = load_module("mamba_inner")
+    program = elaborate(module, "mamba_inner", next(choices(module, module.layer("mamba_inner"))))
+    gradient = grad(program)
+    backward = rebuilding(gradient, kept_values(gradient))
+    sizes = solve(program, dict.fromkeys(free_axes(program), 16)) or {}
+    own = {axis.name: sizes[axis.name] for axis in backward.axes if axis.extent is None and axis.name in sizes}
+    usual = stages(backward, "cuda", default_storage(backward, "bf16"), own)
+    compiler().build(usual.text, tmp_path, "sm_90")
+    found = cuda_toolchain.resources((tmp_path / cuda_toolchain.LOG).read_text())
+    spilling = {item.kernel for item in found if item.spill_stores}
+    if not spilling:
+        pytest.skip("registers suffice with this version of the compiler")
+    cache = Cache(tmp_path / "cache")
+
+    def compiled(options: PlanOptions) -> tuple[Compiled, bool]:
+        made = compile_program(backward, "cuda:sm_90", default_storage(backward, "bf16"), own, options, cache)
+        return made, any(kernel.spilled for kernel in taken(made, TARGETS["cuda"].limits))
+
+    made, spills = compiled(PlanOptions())
+    before, after = blocks_at_once(usual.text), blocks_at_once(made.text.read_text())
+    assert not spills and {kernel for kernel in after if after[kernel] != before[kernel]} == spilling
+    built = len(list(cache.root.rglob(cuda_toolchain.CUBIN)))
+    assert compiled(PlanOptions())[0].library == made.library
+    assert len(list(cache.root.rglob(cuda_toolchain.CUBIN))) == built <= 4
+    asked, spills = compiled(PlanOptions(together=4))
+    assert spills and set(blocks_at_once(asked.text.read_text()).values()) == {"4"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

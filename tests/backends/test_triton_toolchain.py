@@ -92,7 +92,7 @@ def test_a_smaller_plan_where_the_gpu_has_less(tmp_path: Path) -> None:
 def made(program: Program, blocks: tuple[int, ...]) -> Compiled:
     """As if compiled to kernels of so many lanes, the first of which gathers sums."""
     programs = tuple(TileLaunch(f"k{n}", (), "d", block, None, 0, 1, 0, ()) for n, block in enumerate(blocks))
-    return Compiled(program, (), (), {}, "", Path(), Path(), lambda *_: 0, (), programs, (0,))
+    return Compiled(program, (), (), {}, "", Path(), Path(), lambda *_: 0, (), programs, ("k0",))
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,15 @@ def test_which_plan_fits(
 
     def make(halved: Halved) -> Compiled:
         tried.append(halved)
-        return made(program, (64 >> halved.sums, 128 >> halved.tiles.get(1, 0)))
+        return made(program, (64 >> halved.sums, 128 >> halved.kernels.get("k1", 0)))
 
     def taken(found: Compiled) -> list[Taken]:
-        return [Taken("too large" if p.block in large else "", spilled.get(p.block, 0)) for p in found.programs]
+        return [Taken(p.kernel, "too large" * (p.block in large), spilled.get(p.block, 0)) for p in found.programs]
 
     assert tuple(p.block for p in fitting(make, taken, options, "f").programs) == expected
     assert len(tried) <= 4
     with pytest.raises(TooLarge, match="f: no plan fits: too large"):
-        fitting(make, lambda found: [Taken("too large", 0)], options, "f")
+        fitting(make, lambda found: [Taken("k0", "too large", 0)], options, "f")
 
 
 @needs_triton

@@ -47,7 +47,7 @@ class InterpretedGpu(TritonGpu):
         return "this host", "no GPU"
 
     def taken(self, made: Compiled) -> list[Taken]:
-        return [Taken("", 0) for _ in made.programs]
+        return [Taken(program.kernel, "", 0) for program in made.programs]
 
     def entry(self, library: Path, made: Mapping[str, Any]) -> Entry:
         if self.quickly:
