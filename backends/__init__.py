@@ -5,7 +5,7 @@
 """
 
 from . import cuda_toolchain, toolchain, triton_toolchain
-from .base import SMALLER, TARGETS, Target, target_named
+from .base import TARGETS, Target, target_named
 from .c_math import prelude
 from .cache import Cache
 from .launch import Emitted, Launch, Piece
@@ -17,7 +17,6 @@ __all__ = [
     "BYTES",
     "COMPLEXES",
     "REALS",
-    "SMALLER",
     "TARGETS",
     "Cache",
     "Emitted",

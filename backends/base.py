@@ -16,7 +16,6 @@ from .triton_toolchain import ARCHITECTURES as TRITON
 
 # Bytes of shared memory that the GPUs of an architecture give to one block; some give less, and say so.
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10, "gfx942": 64 << 10}
-SMALLER = 3  # times that a plan for a GPU is halved, at most
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Target:
     """A name; for given storages the number of lanes it works on and the operations it has on whole
     vectors; and its emitter. ``blocks``: its kernels are spread over the blocks of threads of a GPU, of one of
     ``architectures``, the first of which is meant where a name says none; ``tiles``: dealt out to programs on tiles.
-    ``together``: lanes whose sum is one part of a sum over lanes."""
+    ``together``: lanes whose sum is one part of a sum over lanes; ``smaller``: times that a plan is halved, at most."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
@@ -35,6 +34,7 @@ class Target:
     architecture: str = ""
     tiles: bool = False
     together: int = LANE_GROUP
+    smaller: int = 3
 
     @property
     def limits(self) -> Limits:
@@ -50,7 +50,7 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
 TARGETS: Mapping[str, Target] = {
     "c": Target("c", _cpu_lanes, c.vector_operations, c.emit),
     "cuda": Target("cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0]),
-    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64),
+    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64, 4),
 }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from ssmc.backends import (
     BYTES,
     COMPLEXES,
-    SMALLER,
     TARGETS,
     Cache,
     Launch,
@@ -144,7 +143,7 @@ def stages(
         try:
             return _stages(program, backend, storage, sizes, options, outputs, limits, halved)
         except TooLarge:
-            if halved.sums >= SMALLER:
+            if halved.sums >= backend.smaller:
                 raise
             halved = replace(halved, sums=halved.sums + 1)
 
@@ -260,7 +259,8 @@ def compile_program(
 
     if not backend.blocks:
         return made(Halved())
-    return fitting(made, lambda found: taken(found, limits or backend.limits), options, f"{program.name} on {target}")
+    return fitting(made, lambda found: taken(found, limits or backend.limits), options, backend,
+                   f"{program.name} on {target}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,7 @@ def fitting(
     make: Callable[[Halved], Compiled],
     taken: Callable[[Compiled], Sequence[Taken]],
     options: PlanOptions | None,
+    target: Target,
     what: str,
 ) -> Compiled:
     """The first plan that fits and keeps all in registers, of those whose kernels are halved where they do not; else
@@ -286,7 +287,7 @@ def fitting(
     best: tuple[int, Compiled] | None = None
     halved, excess = Halved(), ""
     said = options is not None and bool(options.together or options.block or options.warps)
-    while halved.most <= SMALLER:
+    while halved.most <= target.smaller:
         made = make(halved)
         found = taken(made)
         large = {item.kernel for item in found if item.excess}

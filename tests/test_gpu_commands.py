@@ -72,18 +72,14 @@ def test_rows_of_other_layers_stay(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
 
 
-# Of Triton's kernels: the products of eight states' lanes, of which no smaller plan spills less.
-SPILL_IN_TRITON = {("h3", "backward")}
-
-
 def test_the_committed_table_of_triton() -> None:
-    """Of the whole library and all architectures; on sm_90 nothing is spilled but where it is known."""
+    """Of the whole library and all architectures; on sm_90 nothing is spilled."""
     found = json.loads((DOCS / "resources-triton.json").read_text())
     passes = [row for row in found["passes"] if "kernels" in row]
     assert len(passes) > 80 and not any("failed" in row for row in found["passes"])
     kernels = [(row["layer"], row["pass"], kernel["on"]) for row in passes for kernel in row["kernels"]]
     assert all(set(on) == set(triton_toolchain.ARCHITECTURES) for _, _, on in kernels)
-    assert {(layer, name) for layer, name, on in kernels if on["sm_90"]["spilled"]} == SPILL_IN_TRITON
+    assert not [(layer, name) for layer, name, on in kernels if on["sm_90"]["spilled"]]
     assert all(item["registers"] > 0 and item["warps"] > 0 for _, _, on in kernels for item in on.values())
 
 

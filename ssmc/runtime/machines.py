@@ -179,7 +179,7 @@ class TritonGpu(Processor):
         def made(halved: Halved) -> Compiled:
             return emit_program(program, self.target, storage, sizes, options, cache, outputs, halved)
 
-        return fitting(made, self.taken, options, f"{program.name} on cuda:{self.number}")
+        return fitting(made, self.taken, options, TARGETS[self.target], f"{program.name} on cuda:{self.number}")
 
     def taken(self, made: Compiled) -> list[Taken]:
         """What kernels take of the GPU."""
