@@ -1,7 +1,8 @@
 """Scalar nodes as Triton expressions: a value for all elements of a tile at once.
 
-A tile has a dimension for each of some axes, the lanes' first. A value that varies along none of them is a scalar; any
-other has all dimensions, of length 1 where it does not vary, so that values of one kernel always go together.
+A tile has a dimension for each of some axes, the lanes' first, and that of steps that are taken at once last. A value
+that varies along none of them is a scalar; any other has all dimensions, of length 1 where it does not vary, so that
+values of one kernel always go together.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Expressions:
         self.fixed, self.needed, self.out = loops.fixed, needed, out
         self.tensors = loops.program.tensors()
         self.rings = {ring.tensor: ring for ring in kernel.rings}
-        self.order = (*([tiles.lane] if tiles.lane else []), *tiles.axes)
+        self.many = str(kernel.time) if kernel.at_once else ""  # the axis of steps that are taken at once
+        self.order = tuple(filter(None, (tiles.lane, *tiles.axes, self.many)))
         self.used: dict[tuple[str, ...], None] = {}  # parameters, indices, masks and constants that the text mentions
         statements = [s for groups in kernel.sections.values() for g in groups for s in g.statements]
         self._nodes = {s.variable.name: s.node for s in statements if isinstance(s, (Let, Accumulate))}
@@ -90,6 +92,8 @@ class Expressions:
 
     def extent(self, axis: str) -> int:
         """The length of a tile along one of its axes."""
+        if axis == self.many:
+            return padded(self.kernel.at_once)
         return self.tiles.block if axis == self.tiles.lane else padded(self.fixed[axis])
 
     def shape(self, dims: Dims) -> str:
@@ -103,7 +107,7 @@ class Expressions:
 
     def dims(self, node: Node, section: str) -> Dims:
         """The axes of tiles that a node's text varies along."""
-        key = (node.number, "rebuild" if section == "rebuild" else "")
+        key = (node.number, section if section in ("rebuild", "enter") else "")
         if key not in self._dims:
             self._dims[key] = self._dims_of(node, section)
         return self._dims[key]
@@ -114,7 +118,15 @@ class Expressions:
         below = frozenset[str]().union(*(self.dims(a, section) for a in node.args))
         match node.kind:
             case "index":
-                return frozenset({str(node.name)}) & set(self.order)
+                return frozenset() if self._is_first(node, section) else frozenset({str(node.name)}) & set(self.order)
+            case "scan" | "before":
+                return below | self.ring_dims(node.name[0]) | {self.many}
+            case "total":
+                return (below | self.ring_dims(node.name[0])) - {self.many}
+            case "load" if self._is_missing(node):
+                return frozenset()
+            case "ring" | "final" if self.rings[node.name[0]].slots == 1:
+                return self.lane_dims(node.name[0]).union(*(self.dims(a, section) for a in node.args[1:]))
             case "ring" | "final":
                 return below | self.lane_dims(node.name[0])
             case "array":
@@ -127,6 +139,10 @@ class Expressions:
             case "reduce":
                 return below - set(node.name[1:])
         return below
+
+    def _is_first(self, node: Node, section: str) -> bool:
+        """Whether an index is that of the first of many steps, where a chunk of time is entered."""
+        return node.name == self.many and section == "enter"
 
     def variable_dims(self, variable: Variable, section: str) -> Dims:
         return self.dims(self._nodes[variable.name], section)
@@ -175,7 +191,10 @@ class Expressions:
         return [found[name] for name in sorted(found)]
 
     def index(self, axis: str) -> str:
-        return self.use("i", axis) if axis in self.order else self.names.get("i", axis)
+        return self.use("i", axis) if axis in self.order and axis != self.many else self.names.get("i", axis)
+
+    def mask(self, axis: str) -> str:
+        return self.names.get("m", axis) if axis == self.many else self.use("m", axis)
 
     def size(self, axis: str) -> str:
         return str(self.fixed[axis]) if axis in self.fixed else self.use("n", axis)
@@ -192,8 +211,8 @@ class Expressions:
         """What holds for the elements of a tile that are no padding; ``all`` names masks of full rows, too."""
         found = set(dims)
         return [
-            self.use("m", a) for a in self.order
-            if a in found and (all or a == self.tiles.lane or self.extent(a) != self.fixed[a])
+            self.mask(a) for a in self.order
+            if a in found and (all or a in (self.tiles.lane, self.many) or self.extent(a) != self.fixed[a])
         ]  # fmt: skip
 
     # ------------------------------------------------------------ expressions
@@ -211,7 +230,7 @@ class Expressions:
             case "const":
                 return self.constant(node.name, node.type)
             case "index":
-                return self.index(str(node.name))
+                return "begin" if self._is_first(node, section) else self.index(str(node.name))
             case "size":
                 return self.size(str(node.name))
             case "load":
@@ -322,11 +341,15 @@ class Expressions:
     def load(self, node: Node, section: str, guard: Guard) -> str:
         tensor, part = node.name
         storage = self.storage[tensor]
-        if part == "im" and storage not in COMPLEXES:
+        if self._is_missing(node):
             return "0.0"
         pointer = self.address(tensor, part, [self.expr(a, section, guard) for a in node.args])
         dims = self.dims(node, section)
         return self.widen(self.fetch(pointer, [*self.masks(dims), *self._guards(guard, dims)], node.type), storage)
+
+    def _is_missing(self, node: Node) -> bool:
+        """Whether a load is of the imaginary part of a tensor that is stored without one."""
+        return bool(node.name[1] == "im") and self.storage[node.name[0]] not in COMPLEXES
 
     def fetch(self, pointer: str, masks: list[str], type: DType) -> str:
         """A load of what the masks say."""
@@ -354,6 +377,16 @@ class Expressions:
         return f"{text}.to({TYPES[self.precision]})" if storage in narrow else text
 
     # ------------------------------------------------------------ folds and rearrangements of tiles
+
+    def spread(self, text: str, dims: Dims, wanted: Dims, type: DType) -> str:
+        """A value as a tile that has all wanted axes, of the type that it is carried in."""
+        if type is INT and dims == wanted:
+            return f"tl.cast({text}, tl.int64)"
+        if dims == wanted:
+            return text
+        if not dims:
+            return f"tl.full({self.shape(wanted)}, {text}, {self.type(type)})"
+        return f"tl.broadcast_to({f'tl.cast({text}, tl.int64)' if type is INT else text}, {self.shape(wanted)})"
 
     def reduced(self, function: str, text: str, dims: Dims, over: Iterable[str]) -> str:
         """A tile folded along some of its dimensions; a scalar where none is left."""
@@ -409,14 +442,15 @@ class Expressions:
         tensor, part = node.name
         ring = self.rings[tensor]
         if self.is_register(tensor, section):
-            name = self.register(tensor, part, int(node.args[0].name))
+            lag = 1 if ring.slots == 1 else int(node.args[0].name)
+            name = self.register(tensor, part, lag)
             return self.placed(name, ring.type, self.ring_dims(tensor), ring.dims, node.args[1:], section)
-        lag = node.args[0].name if node.args[0].kind == "const" else self.expr(node.args[0], section, guard)
-        slot = self.slot(tensor, lag, section, node.kind == "final")
+        back = node.args[0].name if node.args[0].kind == "const" else self.expr(node.args[0], section, guard)
+        slot = self.slot(tensor, back, section, node.kind == "final")
         return self.recall(f"{tensor} {part}", slot, node, ring.dims, node.args[1:], section, guard)
 
     def slot(self, tensor: str, lag: int | str, section: str, end: bool = False) -> str:
-        """The place in memory of what was carried that long ago."""
+        """The place in memory of what was carried that long ago: the only one where one step is kept."""
         ring = self.rings[tensor]
         if ring.history:
             now, last = ("0" if section == "enter" else "s"), ring.depth

@@ -93,6 +93,8 @@ class KernelEmitter:
             parts.append(f"{t.steps} steps of {self.names.get('i', str(k.time))}")
         if t.lane:
             parts.append(f"{t.block} of {self.names.get('i', t.lane)}")
+        if self.x.many:
+            parts.append(f"{self.kernel.at_once} steps of {self.names.get('i', self.x.many)} at once")
         if t.axes:
             parts.append("tiles along " + ", ".join(f"{self.names.get('i', a)}: {self.x.extent(a)}" for a in t.axes))
         return "; ".join(parts) + "."
@@ -135,7 +137,10 @@ class KernelEmitter:
         if points:
             out.line(f"{points[0][0]} = {rest}")
         for axis in x.order:
-            self._rows(out, axis)
+            if axis != x.many:
+                self._rows(out, axis)
+            elif ("e", axis) in x.used:
+                out.line(f"{self.names.get('e', axis)} = tl.arange(0, {x.extent(axis)}){x.along(axis)}")
         for prefix, name, *_ in x.used:
             if prefix == "c":
                 out.line(f"{self.names.get('c', name)} = tl.full((), {name}, tl.float64)")
@@ -203,6 +208,9 @@ class KernelEmitter:
         if not k.time:
             self.nests.groups("step")
             return
+        if k.at_once:
+            self._many_steps()
+            return
         first, last = ("start", "stop") if self.tiles.steps or k.part else ("0", self.x.size(k.time))
         if k.chunk:
             self._chunks(first, last)
@@ -211,6 +219,19 @@ class KernelEmitter:
             self._now("tl.cast(now, tl.int64)", is_step=True)
             self.nests.groups("step")
             self._shift("step")
+
+    def _many_steps(self) -> None:
+        """Time in tiles of so many steps, all of which are taken at once."""
+        k, x, out = self.kernel, self.x, self.out
+        size, steps = x.size(x.many), k.at_once
+        out.line(f"tiles = ({size} + {steps - 1}) // {steps}")
+        with out.block("for tile in range(0, tiles)"):
+            out.line(f"begin = {'(tiles - 1 - tile)' if k.reverse else 'tl.cast(tile, tl.int64)'} * {steps}")
+            out.line(f"count = tl.minimum({size} - begin, {steps})")
+            self.nests.groups("enter")
+            out.line(f"{x.index(x.many)} = begin + {x.row(x.many)}")
+            out.line(f"{x.mask(x.many)} = {x.row(x.many)} < count")
+            self.nests.groups("step")
 
     def _now(self, number: str, is_step: bool) -> None:
         """Name the index along time, given it or the number of the step that stands for it; name that, too, where

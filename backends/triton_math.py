@@ -14,6 +14,31 @@ def ssmc_product(a, b):
     return a * b
 
 
+# h -> f h + a, first with f1 and a1, then with f2 and a2
+@triton.jit
+def ssmc_affine(f1, a1, f2, a2):
+    return f1 * f2, f2 * a1 + a2
+
+
+# the same, and once more without the last of the steps, of which g and b are 1 and 0
+@triton.jit
+def ssmc_affine_both(f1, a1, g1, b1, f2, a2, g2, b2):
+    return f1 * f2, f2 * a1 + a2, f1 * g2, g2 * a1 + b2
+
+
+# both of complex numbers: real parts, then imaginary ones
+@triton.jit
+def ssmc_affine_complex(f1, fi1, a1, ai1, f2, fi2, a2, ai2):
+    return f1 * f2 - fi1 * fi2, f1 * fi2 + fi1 * f2, f2 * a1 - fi2 * ai1 + a2, f2 * ai1 + fi2 * a1 + ai2
+
+
+@triton.jit
+def ssmc_affine_complex_both(f1, fi1, a1, ai1, g1, gi1, b1, bi1, f2, fi2, a2, ai2, g2, gi2, b2, bi2):
+    f, fi, a, ai = f1 * f2 - fi1 * fi2, f1 * fi2 + fi1 * f2, f2 * a1 - fi2 * ai1 + a2, f2 * ai1 + fi2 * a1 + ai2
+    g, gi, b, bi = f1 * g2 - fi1 * gi2, f1 * gi2 + fi1 * g2, g2 * a1 - gi2 * ai1 + b2, g2 * ai1 + gi2 * a1 + bi2
+    return f, fi, a, ai, g, gi, b, bi
+
+
 # e^x - 1 = x (u - 1) / log(u), where u is e^x as rounded: the errors of u cancel
 @triton.jit
 def ssmc_expm1(x):

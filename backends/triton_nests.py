@@ -21,6 +21,7 @@ from ssmc.ir.scalar import Node, walk_nodes
 
 from .storage import COMPLEXES
 from .triton_expr import Dims, Expressions, Guard
+from .triton_scans import Scans
 from .writer import Names, Writer
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -31,6 +32,7 @@ class Nests:
 
     def __init__(self, kernel: Kernel, x: Expressions, names: Names, out: Writer) -> None:
         self.kernel, self.x, self.names, self.out = kernel, x, names, out
+        self.scans = Scans(x, names, out)
         statements = [s for groups in kernel.sections.values() for g in groups for s in g.statements]
         loaded = {n.name[0] for s in statements for n in walk_nodes(operands(s)) if n.kind == "load"}
         # What the kernel both writes and reads: its threads wait for each other after each write.
@@ -84,6 +86,8 @@ class Nests:
         """One statement of a group."""
         x, looping = self.x, bool(self._serial(group.inner))
         match statement:
+            case Let(variable=variable, node=node) if node.kind in ("scan", "before", "total"):
+                self.scans.let(variable, node, section)
             case Let(variable=variable, node=node):
                 self.out.line(f"{self.names.get('v', variable.name)} = {x.expr(node, section, own=True)}")
                 self._remember(variable, section)
@@ -106,23 +110,16 @@ class Nests:
         """A tile as a carried value has it, of one number."""
         return f"tl.full({self.x.shape(self.x.ring_dims(ring.tensor))}, {text}, {self.x.type(ring.type)})"
 
-    def spread(self, text: str, dims: Dims, wanted: Dims, type: DType) -> str:
-        """A value as a tile that has all wanted axes, of the type that it is carried in."""
-        if type is INT and dims == wanted:
-            return f"tl.cast({text}, tl.int64)"
-        if dims == wanted:
-            return text
-        if not dims:
-            return f"tl.full({self.x.shape(wanted)}, {text}, {self.x.type(type)})"
-        return f"tl.broadcast_to({f'tl.cast({text}, tl.int64)' if type is INT else text}, {self.x.shape(wanted)})"
-
     def _ring_set(self, statement: RingSet, section: str) -> None:
         x, tensor, part, lag = self.x, statement.tensor, statement.part, statement.lag
         ring = x.rings[tensor]
+        if x.many and section == "step":
+            self.scans.carry(statement, section)
+            return
         text = x.expr(statement.node, section)
         dims, wanted = x.dims(statement.node, section), x.ring_dims(tensor)
         if x.is_register(tensor, section):
-            self.out.line(f"{x.register(tensor, part, lag)} = {self.spread(text, dims, wanted, ring.type)}")
+            self.out.line(f"{x.register(tensor, part, lag)} = {x.spread(text, dims, wanted, ring.type)}")
             if not ring.history:
                 return
             text, dims = x.register(tensor, part, lag), wanted
@@ -198,7 +195,7 @@ class Nests:
         self.out.line(f"more = {x.expr(statement.node, section, guard)}")
         self.out.line(f"places = {x.address(statement.tensor, statement.part, indices)}")
         plain = {i.name for i in statement.indices if i.kind == "index"}
-        meeting = [a for a in group.axes if a in x.order and a not in plain]
+        meeting = [a for a in (x.many, *group.axes) if a in x.order and a not in plain]
         dims = frozenset(meeting).union(*(x.dims(i, section) for i in statement.indices))
         if meeting:
             self.out.line(f"places = places + tl.full({x.shape(dims)}, 0, tl.int64)")
@@ -209,8 +206,10 @@ class Nests:
         x = self.x
         if meeting:
             turn = self.names.get("at", meeting[0])
-            with self.out.block(f"for {turn} in range(0, {x.size(meeting[0])})"):
-                self._add_in_turn(statement, [*masks, f"({x.index(meeting[0])} == {turn})"], meeting[1:])
+            many = meeting[0] == x.many
+            last, here = ("count", x.row(x.many)) if many else (x.size(meeting[0]), x.index(meeting[0]))
+            with self.out.block(f"for {turn} in range(0, {last})"):
+                self._add_in_turn(statement, [*masks, f"({here} == {turn})"], meeting[1:])
             return
         found = x.widen(x.fetch("places", masks, statement.node.type), x.storage[statement.tensor])
         self._write("places", f"{found} + more", masks, statement.tensor)
@@ -220,7 +219,7 @@ class Nests:
     def _lane_sum(self, statement: LaneSum, section: str) -> None:
         x, node, lane = self.x, statement.node, self.x.tiles.lane
         assert lane is not None
-        wanted = frozenset(a for a in statement.dims if a in x.order)
+        wanted = frozenset(a for a in (*statement.dims, x.many) if a in x.order)
         value = x.expr(node, section)
         if node.type is INT:
             value = f"tl.cast({value}, tl.int64)"

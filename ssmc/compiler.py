@@ -35,9 +35,12 @@ from ssmc.passes import (
     JOINED,
     PROCESSOR,
     SAVED,
+    TOGETHER,
+    NotAtOnce,
     Plan,
     PlanOptions,
     Unbounded,
+    at_once,
     inline,
     joined,
     lift,
@@ -139,9 +142,12 @@ def stages(
         UserError: static parameters make an extent negative; options do not concern the target or fit the layer.
     """
     backend = target_named(target)
+    instead = ""
     while True:
         try:
-            return _stages(program, backend, storage, sizes, options, outputs, limits, halved)
+            return _stages(program, backend, storage, sizes, options, outputs, limits, halved, instead)
+        except NotAtOnce as reason:
+            instead = f"in chunks of time instead of lanes over time: {reason}"
         except TooLarge:
             if halved.sums >= backend.smaller:
                 raise
@@ -157,17 +163,22 @@ def _stages(
     outputs: Mapping[str, str] | None,
     limits: Limits | None,
     halved: Halved,
+    instead: str,
 ) -> Stages:
-    """As ``stages``, with a plan that is halved so often."""
-    together = backend.together >> halved.sums
+    """As ``stages``, with a plan that is halved so often; lanes over time of tiles unless there is something
+    ``instead``."""
+    options = options or PlanOptions()
+    options.check(backend.name)
+    many = backend.tiles and options.time == "lanes" and not instead
+    together = max(1, (TOGETHER if many else backend.together) >> halved.sums)
     held = _storage(program, storage)
     stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
     wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
     narrow = [name for name, storage in stored.items() if storage != wide[name]]
     program = prepared(program, sizes or {}, narrow, together)
-    options = options or PlanOptions()
-    options.check(backend.name)
-    program = timed(program, options, GPU if backend.blocks else PROCESSOR)
+    if not many:
+        way = replace(options, time="chunks") if instead else options
+        program = timed(program, way, GPU if backend.blocks else PROCESSOR)
     known = dict(sizes or {})
     least = backend.lanes(held.values())
     if 0 < options.lanes < least:
@@ -175,8 +186,8 @@ def _stages(
     # A thread of a GPU has one lane, and keeps what it can in registers anyway.
     lowering = replace(options, lanes=1, tile=0) if backend.blocks else options
     lanes = lowering.lanes or least
-    planned, loops = _lowered(program, known, lowering, lanes, backend.vector_operations(held.values()))
-    planned = replace(planned, options=options)
+    planned, loops = _lowered(program, known, lowering, lanes, backend.vector_operations(held.values()), many)
+    planned = replace(planned, options=options, instead=instead)
     for axis, extent in planned.fixed.items():
         if extent < 0:
             raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
@@ -213,12 +224,15 @@ def prepared(
 
 
 def _lowered(
-    program: Program, sizes: dict[str, int], options: PlanOptions, lanes: int, operations: frozenset[str]
-) -> tuple[Plan, Loops]:
+    program: Program, sizes: dict[str, int], options: PlanOptions, lanes: int, operations: frozenset[str],
+    steps_at_once: bool,
+) -> tuple[Plan, Loops]:  # fmt: skip
     """Plan and lower; extents that turn out to be needed in the text are compiled in."""
     fixed: frozenset[str] = frozenset()
     while True:
         planned = plan(program, sizes, options, fixed)
+        if steps_at_once:
+            planned = at_once(planned)
         try:
             return planned, lower(planned, sizes, lanes, operations)
         except Unbounded as refusal:

@@ -280,7 +280,8 @@ class Kernel:
     """One loop nest over a grid. ``time`` is None when nothing varies along a sequence; otherwise it
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks. An axis ``part`` of the grid, if
     there is one, says which ``steps`` of time (a number or an axis of such an extent) a point runs through: those of
-    that part or, if it is the axis of ``cut``s between parts, those that come before a cut."""
+    that part or, if it is the axis of ``cut``s between parts, those that come before a cut. Where it is not 0, so many
+    steps are taken ``at_once``: values of one section are there for all of them."""
 
     name: str
     grid: tuple[str, ...]
@@ -304,6 +305,7 @@ class Kernel:
     part: str | None = None
     steps: int | str = 0
     cut: bool = False
+    at_once: int = 0
     block: Block | None = None
     tiles: Tiles | None = None
     joined: Joined | None = None

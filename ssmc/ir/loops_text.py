@@ -84,6 +84,8 @@ class _Shown:
                 return self.variable(variable)
         args = [self.node(a, section) for a in node.args]
         match node.kind:
+            case "scan" | "before" | "total":
+                return f"{node.kind}({', '.join(args)})"
             case "const" | "index":
                 return str(node.name)
             case "size":

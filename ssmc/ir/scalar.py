@@ -32,6 +32,10 @@ class Node:
     op         operation                       operands
     select     –                               condition, value if so, value if not
     reduce     (kind, axes…)                   body, or condition and body
+    scan       (tensor, part, backwards)       parts of a factor, then of what is added: of many
+                                               steps at once v = factor · v of the step before + rest
+    before     (tensor, part, backwards)       a value of many steps: what it is one step before
+    total      (tensor, part, backwards)       what is added over many steps to what is carried
     ========== =============================== =========================================
 
     ``part`` is ``re`` or ``im`` (``re`` for what is not complex). ``axes`` are the loop variables

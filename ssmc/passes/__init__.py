@@ -1,5 +1,6 @@
 """Program → Program → Plan → Loops, one file per pass."""
 
+from .at_once import TOGETHER, NotAtOnce, at_once
 from .blocks import spread
 from .chunks import chunks
 from .flatten import flatten

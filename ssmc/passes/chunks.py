@@ -90,7 +90,7 @@ def chunks(program: Program, steps: int = 0, by_sizes: BySizes | None = None) ->
     loops = [loop for loop in found if not _has_entries(program, loop, each[loop.axis])]
     if not loops:
         return program
-    chains = [_chain(program, loop) for loop in loops]
+    chains = [chain_of(program, loop) for loop in loops]
     points = {c.time: c for c in sorted(chains, key=lambda c: len(_points(program, c)))}
     lengths = [Axis(f"{t}{STEPS}", by_sizes(t, _points(program, c))) for t, c in points.items()] if by_sizes else []
     return _Chunks(program, each, lengths, chains).run()
@@ -153,7 +153,7 @@ def _has_entries(program: Program, loop: Loop, steps: Expr) -> bool:
     return True
 
 
-def _chain(program: Program, loop: Loop) -> Chain:
+def chain_of(program: Program, loop: Loop) -> Chain:
     """A recurrence as it can be cut.
 
     Raises Unsupported where it cannot.

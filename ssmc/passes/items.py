@@ -20,6 +20,7 @@ SECTIONS = ("before", "enter", "rebuild", "step", "after")
 
 # A value that does not vary along time is computed ahead when it takes at most so many numbers.
 _LANE_ARRAY, _SCALAR_ARRAY = 256, 8192
+STATEMENTS = frozenset({"reduce", "scan", "before", "total"})  # what takes more than an expression
 _TRIVIAL = frozenset({"add", "sub", "mul", "neg", "int", "real", "ge", "lt", "and"})
 
 
@@ -119,7 +120,7 @@ class Items:
             return
         item = Item(section, node, node.axes & self.inner, self.kernel.lane in node.axes, users=1)
         crosses = section != context or item.axes != axes or item.lanes != lanes
-        if node.kind == "reduce" or crosses or self.is_long(node):
+        if node.kind in STATEMENTS or crosses or self.is_long(node):
             item.users += 1
         self.by_key[key] = item
         below = item.nest

@@ -29,7 +29,7 @@ from ssmc.ir.loops import (
 from ssmc.ir.scalar import Node, part_names, parts, walk_nodes
 from ssmc.source import Span
 
-from .items import SECTIONS, Item, Items
+from .items import SECTIONS, STATEMENTS, Item, Items
 from .names import Names
 from .parts import CUT
 from .plan import KernelPlan, Plan
@@ -152,7 +152,7 @@ class _KernelLowering:
             k.name, k.parallel, k.lane, k.time, k.reverse, k.recurrent, done["before"], done["step"], done["after"],
             rings, self.variables, arrays, self._touched([*done.values()]), self._lanes(lanes, rings),
             enter=done["enter"], rebuild=done["rebuild"], sums=k.sums, chunk=k.chunk, part=k.part, steps=_steps(k),
-            cut=bool(k.part and k.part.endswith(CUT)),
+            cut=bool(k.part and k.part.endswith(CUT)), at_once=k.at_once,
         )  # fmt: skip
 
     def _lanes(self, lanes: int, rings: tuple[Ring, ...]) -> int:
@@ -313,7 +313,7 @@ class _KernelLowering:
     def _reads_ring(self, item: Item, tensor: str) -> bool | None:
         """None if the item does not read the ring; else whether it reads it only at its own point."""
         own = [all(a.kind == "index" for a in n.args[1:]) for n in self._own_nodes(item)
-               if n.kind == "ring" and n.name[0] == tensor]  # fmt: skip
+               if n.kind in ("ring", "before") and n.name[0] == tensor]  # fmt: skip
         return all(own) if own else None
 
     def _join(self, place: _Section, item: Item, first: int) -> int:
@@ -355,7 +355,8 @@ class _KernelLowering:
             if self.items.is_item(item.section, item.node):
                 local = key not in crossing and not item.is_reduce and key not in forced
                 dims = () if local else tuple(a for a in self.kernel.inner if a in item.axes)
-                if not item.is_reduce and key not in forced and any(self.ranges.varies(a) for a in dims):
+                again = item.node.kind not in STATEMENTS and key not in forced
+                if again and any(self.ranges.varies(a) for a in dims):
                     raise _NoRoom(key)
                 self._bounded(dims)
                 name = self._variable_name(item.node)
@@ -374,6 +375,7 @@ class _KernelLowering:
         base = self.names.get(node.number)
         if base is None:
             base = str(node.name[0] if isinstance(node.name, tuple) else node.name or node.kind)
+            base = f"{base}.before" if node.kind == "before" else base
         return self.locals.new(base)
 
     # ------------------------------------------------------------ statements
@@ -396,7 +398,7 @@ class _KernelLowering:
         self._bounded(dims)
         type: DType = REAL if len(part_names(tensor.dtype)) > 1 else tensor.dtype
         lanes = self.kernel.lane is not None and self.kernel.lane in tensor.axes
-        if name in self.kernel.rebuilt:
+        if name in self.kernel.rebuilt and not self.kernel.at_once:
             return Ring(name, part_names(tensor.dtype), type, dims, lanes, depth, depth + CHUNK, history=True)
         in_place = depth == 1 and self._constant_lags(name)
         return Ring(name, part_names(tensor.dtype), type, dims, lanes, depth, 1 if in_place else depth + 1)

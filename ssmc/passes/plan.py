@@ -25,6 +25,15 @@ from .units import Unit, is_snapshot, parallel, units
 
 
 @dataclass(frozen=True)
+class Scan:
+    """A recurrence as ``factor · past + rest``, None for 1 and 0. A ``total`` is read after its last step only."""
+
+    factor: Expr | None
+    rest: Expr | None
+    total: bool
+
+
+@dataclass(frozen=True)
 class KernelPlan:
     """One kernel. ``carried`` maps each value read at a lag to its longest lag; ``stored`` are the
     values written to memory; ``finals`` are equations that read carried values after the last step.
@@ -33,7 +42,8 @@ class KernelPlan:
     backwards through it (see ``recompute``), ``snapshots`` what is written at the start of each chunk,
     ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``). Where the kernel
     runs through parts of time at once, ``part`` is their axis, or that of the cuts between them, ``steps`` how long
-    each is, and ``starts`` what each carried value is before the first step of a part."""
+    each is, and ``starts`` what each carried value is before the first step of a part. So many steps are taken
+    ``at_once`` (0: one after the other), for which ``scans`` has the recurrences (see ``at_once``)."""
 
     name: str
     equations: tuple[str, ...]
@@ -53,6 +63,8 @@ class KernelPlan:
     part: str | None = None
     steps: Expr | None = None
     starts: Mapping[str, Expr] = field(default_factory=dict)
+    at_once: int = 0
+    scans: Mapping[str, Scan] = field(default_factory=dict)
 
     @property
     def chunk(self) -> int:
@@ -63,6 +75,7 @@ class KernelPlan:
         """A few lines for people."""
         order = "backwards" if self.reverse else "in order" if self.recurrent else "in blocks"
         parts = f" through each part of {print_expr(self.steps)} steps ({self.part})" if self.steps else ""
+        parts += f", {self.at_once} steps at once" if self.at_once else ""
         rows = [
             ("computes", ", ".join(self.equations)),
             ("grid", " × ".join((*self.parallel, f"{self.lane} (lanes)") if self.lane else self.parallel) or "–"),
@@ -73,6 +86,9 @@ class KernelPlan:
         ]
         if self.tables:
             rows.append(("adds up", f"{', '.join(self.tables)}, in the order of time"))
+        for words, total in (("scans", False), ("adds up", True)):
+            if names := [name for name, scan in self.scans.items() if scan.total is total]:
+                rows.append((words, f"{', '.join(names)}, along the steps"))
         if self.rebuilt:
             rows.insert(3, ("rebuilds", f"{', '.join(self.rebuilt)}, {CHUNK} steps at a time"))
         return "\n".join([f"kernel {self.name}", *(f"  {key:<12} {text}" for key, text in rows)])
@@ -81,7 +97,8 @@ class KernelPlan:
 @dataclass(frozen=True)
 class Plan:
     """Kernels in order, the values that pass between them through memory, and compiled-in extents; names of kernels
-    that run in one launch, and how, where that is known."""
+    that run in one launch, and how, where that is known. ``instead`` says why they run otherwise than ``options`` say,
+    and how."""
 
     program: Program
     kernels: tuple[KernelPlan, ...]
@@ -89,6 +106,7 @@ class Plan:
     fixed: Mapping[str, int]
     options: PlanOptions
     joined: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    instead: str = ""
 
     def describe(self) -> str:
         lines = [k.describe() for k in self.kernels]
@@ -100,6 +118,8 @@ class Plan:
             lines.append("compiled in: " + ", ".join(f"#{a} = {n}" for a, n in self.fixed.items()))
         if self.options.chosen:
             lines.append(f"options: {self.options}")
+        if self.instead:
+            lines.append(self.instead)
         return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
 * What is rebuilt ahead of a step is a ``ring`` too, here and now included.
 * A read of an input, or of a value from an earlier kernel, is a ``load``, guarded where its index may
   leave the axis; outside, the extension's value or 0.
-* A read at a lag of a value made in this kernel is a ``ring``.
+* A read at a lag of a value made in this kernel is a ``ring``; where steps are taken at once, what is ``before`` it,
+  and a recurrence is a ``scan``.
 * A read here and now is that value's own node; at another inner index, an ``array``.
 * Products are regrouped so that factors which vary along fewer loops are multiplied first:
   ``delta * B * x`` becomes ``(delta * x) * B``, and ``delta * x`` leaves the loop over states.
@@ -23,6 +24,7 @@ from ssmc.ir import (
     REAL,
     Const,
     DType,
+    Equation,
     Expr,
     Extension,
     Index,
@@ -34,11 +36,13 @@ from ssmc.ir import (
     Where,
     substitute,
     type_of,
+    walk,
 )
 from ssmc.ir.scalar import Graph, Node, Value, part_names, parts
 
+from .at_once import NotAtOnce
 from .parts import beginning_of_part, last_step
-from .plan import KernelPlan
+from .plan import KernelPlan, Scan
 from .ranges import Ranges, as_int
 from .recompute import entry_of
 
@@ -58,7 +62,7 @@ class Scalariser:
         self.ranges = ranges
         self.graph = graph or Graph()
         self.rebuilt = frozenset(kernel.rebuilt) & frozenset(kernel.carried)
-        self.held = frozenset() if ahead else self.rebuilt
+        self.held = frozenset() if ahead or kernel.at_once else self.rebuilt
         self.tensors = program.tensors()
         self.inside = set(kernel.equations)
         self.is_cheap = is_cheap
@@ -76,6 +80,8 @@ class Scalariser:
             equation = self.program.equation(name)
             if name in self.held:
                 found = self._element(Read(name, tuple(map(Index, equation.axes))), "ring", (self.graph.const(0, INT),))
+            elif name in self.kernel.scans:
+                found = self._scan(equation, self.kernel.scans[name])
             else:
                 found = self.convert(self.build(equation.expr), equation.dtype)
             self._values[name] = found
@@ -152,7 +158,8 @@ class Scalariser:
         if time in tensor.axes and read.tensor in self.kernel.carried:
             index = read.indices[tensor.axes.index(time)]
             if read.tensor in self.held or self.ranges.offset(Index(time), index) != (0, 0):
-                return self._guarded(read, self.ring(read, index), skip=time)
+                at_once = self.kernel.at_once and Index(time) in walk(index)
+                return self._guarded(read, (self._before if at_once else self.ring)(read, index), skip=time)
         if self.is_cheap(read.tensor):
             moved = dict(zip(tensor.axes, read.indices, strict=True))
             return self._guarded(
@@ -172,7 +179,7 @@ class Scalariser:
         """A carried value at a lag, or after the last step."""
         time = self.kernel.time
         assert time is not None
-        reverse = self.kernel.reverse and read.tensor not in self.rebuilt
+        reverse = self._is_backwards(read.tensor)
         part, steps = self.kernel.part, self.kernel.steps
         if part and steps is not None and index == last_step(time, steps, reverse, part):
             return self._element(read, "final", (self.graph.const(1, INT),))
@@ -190,6 +197,31 @@ class Scalariser:
             if away is None or (away[1] >= 0 if reverse else away[0] <= 0):
                 self.present |= {node.number for node in parts(found)}
         return found
+
+    def _scan(self, equation: Equation, scan: Scan) -> Value:
+        """A recurrence over many steps at once, or what it is after them."""
+        factor, rest = (parts(self.cast(e, equation.dtype)) for e in (scan.factor or as_int(1), scan.rest or as_int(0)))
+        found = []
+        for name, own in zip(part_names(equation.dtype), rest, strict=True):
+            kind, args = ("total", (own,)) if scan.total else ("scan", (*factor, *rest))
+            found.append(
+                self.graph.node(kind, own.type, (equation.name, name, self._is_backwards(equation.name)), args,
+                                frozenset(equation.axes))
+            )  # fmt: skip
+        return _pair(found)
+
+    def _before(self, read: Read, index: Expr) -> Value:
+        """A value of this kernel one step before, where many are there at once."""
+        time, backwards = str(self.kernel.time), self._is_backwards(read.tensor)
+        way = -1 if backwards else 1
+        others = [i == Index(a) for a, i in zip(self.tensors[read.tensor].axes, read.indices, strict=True) if a != time]
+        if self.ranges.offset(Index(time), index) != (way, way) or not all(others):
+            raise NotAtOnce(f"kernel {self.kernel.name} reads more of `{read.tensor}` than its own element a step back")
+        values = zip(parts(self.value(read.tensor)), part_names(self.tensors[read.tensor].dtype), strict=True)
+        return _pair([self.graph.node("before", n.type, (read.tensor, p, backwards), (n,)) for n, p in values])
+
+    def _is_backwards(self, name: str) -> bool:
+        return self.kernel.reverse and name not in self.kernel.rebuilt
 
     def _element(self, read: Read, kind: str, first: tuple[Node, ...]) -> Value:
         """A value of this kernel at other inner indices; ``along`` is what no operand shows."""
@@ -445,6 +477,4 @@ def _pair(nodes: list[Node]) -> Value:
 
 
 def _indices(expr: Expr) -> set[Expr]:
-    from ssmc.ir import walk
-
     return {n for n in walk(expr) if isinstance(n, Index)}

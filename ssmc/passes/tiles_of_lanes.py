@@ -10,6 +10,8 @@ Tiles live in registers, where no element has an address. So these lie in memory
 each step of a chunk of time, carried values of many steps, and arrays that are read at computed places. A sum over a
 group of lanes is one program's.
 
+Where a kernel takes steps at once, these are the last dimension of its tiles, and all that it keeps is in registers.
+
 Precondition: kernels without tiles of time.
 """
 
@@ -36,10 +38,12 @@ from ssmc.ir.loops import (
 )  # fmt: skip
 from ssmc.ir.scalar import Node, walk_nodes
 
+from .at_once import NotAtOnce
 from .options import PlanOptions
 
 _ELEMENTS = 512  # of a tile, where lanes can be chosen freely
 _LARGEST = 1 << 15  # elements of a tile, at most
+_MANY_ELEMENTS, _FEW_LANES = 4096, 16  # the same where a kernel takes steps at once, and lanes of it
 _BLOCK = 128  # lanes of a program, at most, where no sum over a group of lanes says how many
 _EACH = 8  # elements of a tile for each thread, at most, as long as warps last
 _WARP, _WARPS = 32, 16
@@ -51,8 +55,8 @@ def tiles_of_lanes(loops: Loops, together: int, options: PlanOptions, halved: Ma
     """Every kernel with its ``Tiles``; ``together`` lanes make one part of a sum over lanes. What ``options`` do not
     say is chosen here; tiles are ``halved`` so often, by the name of their kernel.
 
-    Raises, naming the equation, TooLarge where tiles would be too large, and Unsupported where a value would be kept
-    along an axis whose extent is not compiled in.
+    Raises NotAtOnce if a kernel would take steps at once and cannot; else, naming the equation, TooLarge where tiles
+    would be too large, and Unsupported where a value would be kept along an axis whose extent is not compiled in.
     """
     kernels = [
         replace(k, tiles=_Tiling(loops, k, together, options, halved.get(k.name, 0)).run()) for k in loops.kernels
@@ -78,20 +82,25 @@ class _Tiling:
         axes = self._axes(self.together if k.sums else 1)
         addressed = frozenset(n.number for n in self._reads() if not self._in_registers(n, (lane, *axes)))
         moving, remembered = self._rings(addressed)
-        largest = max((self._size(g, axes) for g in self._groups()), default=1)
+        largest = max((self._size(g, axes) for g in self._groups()), default=1) * self._at_once()
         block = 0 if lane is None else self._block(lane, largest)
         elements = max(1, block) * largest
         warps = self.options.warps or self._warps(block, elements)
         steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
         reloaded = self._reloaded()
         remembered |= self._arrays(addressed) | reloaded
+        if k.at_once and (remembered or addressed):
+            raise NotAtOnce(
+                f"kernel {k.name} keeps more than tiles of many steps hold: {', '.join(sorted(remembered))}"
+            )
         return Tiles(lane, block, steps, axes, warps, moving, remembered, addressed, reloaded)
 
     def _warps(self, block: int, elements: int) -> int:
         """Warps that work on tiles of so many elements. Where tiles are halved because registers did not suffice, warps
         are not, so that each thread has fewer; but more than eight would leave each thread half the registers."""
         each, most = (max(1, _EACH >> self.halved), _WARPS // 2) if self.halved else (_EACH, _WARPS)
-        return min(most, max(1, min(block // _WARP, 4), elements // (_WARP * each)))
+        few = min((elements if self.kernel.at_once else block) // _WARP, 4)
+        return min(most, max(1, few, elements // (_WARP * each)))
 
     def _block(self, lane: str, each: int) -> int:
         """Lanes of a program whose tiles have so many elements for each of them."""
@@ -106,7 +115,8 @@ class _Tiling:
                     expected=f"at most {_LARGEST}: block={max(1, padded(_LARGEST // each + 1) // 2)} or less",
                 )
             return block
-        return max(1, min(_BLOCK >> self.halved, most, (_ELEMENTS >> self.halved) // each))
+        lanes, elements = (_FEW_LANES, _MANY_ELEMENTS) if self.kernel.at_once else (_BLOCK, _ELEMENTS)
+        return max(1, min(lanes >> self.halved, most, (elements >> self.halved) // each))
 
     # ------------------------------------------------------------ what a kernel is made of
 
@@ -150,15 +160,22 @@ class _Tiling:
             if axis not in self.fixed:
                 raise self._refuse(f"keeps a value for each index along `{axis}`")
         found = set(known) - self._serial() | needed
+        lanes *= self._at_once()
         while any(lanes * self._size(g, found) > _LARGEST for g in self._groups()):
             worst = max(self._groups(), key=lambda g: self._size(g, found))
             free = [a for a in worst.axes if a in found and a not in needed]
             if not free:
                 largest = self._size(worst, found)
                 why = f"works on {lanes * largest} numbers at once (at most {_LARGEST} fit into a tile)"
+                if self.kernel.at_once:
+                    raise NotAtOnce(f"kernel {self.kernel.name} {why}")
                 raise TooLarge(self._refuse(why).diagnostics)
             found.remove(max(free, key=lambda a: (self.fixed[a], a)))
         return tuple(a for a in dict.fromkeys((*known, *sorted(needed))) if a in found)
+
+    def _at_once(self) -> int:
+        """Elements of a tile along time."""
+        return padded(self.kernel.at_once) if self.kernel.at_once else 1
 
     def _serial(self) -> set[str]:
         """Axes along which adds to memory may meet: one follows the other, for which a loop is the plainest way."""
@@ -215,9 +232,10 @@ class _Tiling:
 
     def _in_registers(self, node: Node, axes: tuple[str | None, ...]) -> bool:
         """Whether a read of a kept value can be had of its tile: each index is that of a dimension as long as its own,
-        or one for all elements; a lag is known."""
+        or one for all elements; a lag is known, or can be one step only."""
         indices = node.args if node.kind == "array" else node.args[1:]
-        if node.kind != "array" and node.args[0].kind != "const":
+        single = {ring.tensor for ring in self.kernel.rings if ring.slots == 1}
+        if node.kind != "array" and node.args[0].kind != "const" and node.name[0] not in single:
             return False
         own = inner_axes(self.loops.program.tensors()[node.name[0]].axes, self.kernel)
         plain = [i for i in indices if i.kind == "index" and i.name in axes]

@@ -43,7 +43,7 @@ class _Writes:
             return self._snapshot(equation)
         if name in kernel.tables:
             return self._table(equation)
-        value = (self.ahead if name in kernel.rebuilt else self.make).value(name)
+        value = (self.ahead if name in kernel.rebuilt and not kernel.at_once else self.make).value(name)
         self._name(equation, value)
         found = []
         if name in kernel.stored:
@@ -135,6 +135,8 @@ class _Writes:
         inner = tuple(self.graph.index(a) for a in equation.axes if a in self.inner)
         depth = self.kernel.carried[equation.name]
         found = []
+        if self.kernel.at_once and equation.name in self.kernel.rebuilt:
+            return self._entries(equation, inner)
         for part, node in zip(part_names(equation.dtype), parts(value), strict=True):
             write = RingSet(equation.name, part, 0, inner, node)
             section = "rebuild" if equation.name in self.kernel.rebuilt else "step"

@@ -123,6 +123,22 @@ def reduce(value: Tile, axis: int | None, combine: Callable[..., Any], keep_dims
     return tile(np.expand_dims(found, axis) if keep_dims and axis is not None else found)
 
 
+def associative_scan(values: tuple[Tile, ...], axis: int, combine: Callable[..., Any], reverse: bool = False) -> Any:
+    assert len({np.shape(value) for value in values}) == 1, "tiles that are scanned have one shape"
+    rows = [np.flip(np.moveaxis(value, axis, 0), 0) if reverse else np.moveaxis(value, axis, 0) for value in values]
+    found = [tuple(row[0] for row in rows)]
+    for step in range(1, len(rows[0])):
+        found.append(combine(*found[-1], *(row[step] for row in rows)))
+    scanned = [np.stack(steps) for steps in zip(*found, strict=True)]
+    return tuple(tile(np.moveaxis(np.flip(s, 0) if reverse else s, 0, axis)) for s in scanned)
+
+
+def gather(value: Tile, index: Tile, axis: int) -> Tile:
+    assert index.dtype.kind == "i" and np.ndim(index) == np.ndim(value)
+    assert all(a == b for n, (a, b) in enumerate(zip(index.shape, value.shape, strict=True)) if n != axis)
+    return tile(np.take_along_axis(value, index, axis))
+
+
 def _folding(function: Callable[..., Any]) -> Callable[..., Any]:
     def fold(value: Tile, axis: int | None = None, keep_dims: bool = False) -> Tile:
         return tile(function(np.asarray(value), axis=axis, keepdims=keep_dims))
