@@ -16,6 +16,12 @@ _WORDS = {
 }
 
 
+def activation_word(activation: Any) -> str | None:
+    """What the library calls an activation as transformers has them; None if it has none, or somebody watches it."""
+    word = _WORDS.get(type(activation))
+    return None if word is None or activation._forward_hooks or activation._forward_pre_hooks else word
+
+
 def gated(activation: Any, x: Tensor, gate: Tensor) -> Tensor:
     """``x · activation(gate)``.
 
@@ -24,8 +30,8 @@ def gated(activation: Any, x: Tensor, gate: Tensor) -> Tensor:
             unless somebody watches the module through hooks.
         x, gate: (batch, length, width).
     """
-    word = _WORDS.get(type(activation))
-    if word is None or activation._forward_hooks or activation._forward_pre_hooks:
+    word = activation_word(activation)
+    if word is None:
         return x * activation(gate)
     made: Tensor = _LAYERS[word](x, gate)
     return made.to(x.dtype)

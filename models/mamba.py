@@ -21,11 +21,11 @@ from ssmc.errors import UserError
 from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
 from .linear import project
-from .mamba_token import block_in_one_call
+from .mamba_token import write_block
 from .mixer import mamba_mixer, mixer_layers
 from .norms import RMSNorm
 from .sequences import embedded, packing, shown, without_first
-from .token_chain import Link, TokenChain
+from .token_chain import Chain, StepByStep, TokenChain
 
 
 def check_config(config: MambaConfig) -> None:
@@ -88,10 +88,11 @@ class MambaBlock(GradientCheckpointingLayer):
         return residual + self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
 
 
-def _link(block: nn.Module) -> Link | None:
-    """The block as one call for one token, if it is what it was made as."""
-    usual = type(block) is MambaBlock and type(block.mixer) is MambaMixer
-    return block_in_one_call(block) if usual else None
+def _write(block: Any, chain: Chain, hidden: Tensor) -> Tensor:
+    """A block's calls for one token, if it is what it was made as."""
+    if type(block) is not MambaBlock or type(block.mixer) is not MambaMixer:
+        raise StepByStep
+    return write_block(block, chain, hidden)
 
 
 class MambaPreTrainedModel(PreTrainedModel):
@@ -157,7 +158,7 @@ class MambaModel(MambaPreTrainedModel):
         self.layers = nn.ModuleList([MambaBlock(config) for _ in range(config.num_hidden_layers)])
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
-        self.token_chain = TokenChain(_link)
+        self.token_chain = TokenChain(_write)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -217,15 +218,12 @@ class MambaModel(MambaPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         outputs: list[Tensor] = []
-        made = None if cache is None or sequences or output_hidden_states else self._token(hidden, cache)
-        if made is not None:
-            hidden = made
-        else:
-            for number, block in enumerate(self.layers):
-                hidden = block(hidden, None if cache is None else cache.layers[number], sequences)
-                if output_hidden_states:
-                    outputs.append(hidden)
-        hidden = self.norm_f(hidden)
+        one = None if cache is None or sequences or output_hidden_states else self._token(hidden, cache)
+        for number, block in enumerate(self.layers if one is None else ()):
+            hidden = block(hidden, None if cache is None else cache.layers[number], sequences)
+            if output_hidden_states:
+                outputs.append(hidden)
+        hidden = self.norm_f(hidden if one is None else one)
         if cache is not None:
             cache.advance(length, mask)
         found = model_output(hidden, cache, (*outputs, hidden) if output_hidden_states else None)
@@ -235,7 +233,7 @@ class MambaModel(MambaPreTrainedModel):
         """A token through all blocks at once; None where it has to go from one to the next."""
         if all(block.residual_in_fp32 for block in self.layers):
             hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        return self.token_chain.run(self.layers, hidden, cache.layers)
+        return self.token_chain.run(self.layers, [hidden], cache.layers)
 
     def _cache(self, cache: StateCache | None, use_cache: bool | None, packed: bool) -> StateCache | None:
         """The cache that a call uses: the one given, a new one, or none."""

@@ -7,7 +7,7 @@ package and those of transformers alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class MixerLayers:
     """The compiled layers that a mixer calls."""
 
     def __init__(self, hidden_act: str = "silu") -> None:
+        self.hidden_act = hidden_act
         fused = hidden_act in ("silu", "swish")
         self.conv: Layer = load("causal_conv1d", activation="silu" if fused else "none")
         self.scan: Layer = load("selective_scan:mamba_scan")
@@ -37,9 +38,15 @@ class MixerLayers:
         """Itself: a copy of a model calls the same compiled layers."""
         return self
 
+    def __reduce__(self) -> Any:
+        """Where it is the one that models share, that one again."""
+        return (mixer_layers, (self.hidden_act,)) if self is mixer_layers(self.hidden_act) else object.__reduce__(self)
 
-mixer_layers = lru_cache(maxsize=None)(MixerLayers)
-"""The compiled layers for an activation; all mixers with that activation call the same ones."""
+
+@cache
+def mixer_layers(hidden_act: str = "silu") -> MixerLayers:
+    """The compiled layers for an activation; all mixers with that activation call the same ones."""
+    return MixerLayers(hidden_act)
 
 
 def mamba_mixer(

@@ -16,6 +16,11 @@ def rms_norm(eps: float, offset: float) -> Library:
     return Library("norms:rms_norm", eps=eps, offset=offset)
 
 
+def is_usual(norm: nn.Module) -> bool:
+    """Whether a module is such a normalisation, by the compiled layer that it was made with."""
+    return type(norm) is RMSNorm and norm.layer.statics == {"eps": norm.eps, "offset": norm.offset}
+
+
 class RMSNorm(nn.Module):
     """Root mean square normalisation. Zhang and Sennrich 2019, eq. (4).
 
@@ -31,7 +36,7 @@ class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((width,), 1.0 - offset))
-        self.eps = eps
+        self.eps, self.offset = eps, offset
         self.layer = rms_norm(eps, offset)
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -23,11 +23,13 @@ from .cache import LayerCache, StateCache, chosen_cache
 from .gates import gated
 from .generation import StateGenerationMixin, causal_output, model_output
 from .griffin import recurrent_block
+from .griffin_token import write_attention, write_mlp, write_recurrent
 from .linear import is_plain, project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
 from .sequences import embedded, shown, without_first
 from .soft_cap import soft_capped
+from .token_chain import Chain, StepByStep, TokenChain
 from .tokens import Tokens, tokens_of
 
 
@@ -93,15 +95,25 @@ class RecurrentGemmaAttention(nn.Module):
             for module, heads in ((self.q_proj, self.heads), (self.k_proj, self.groups), (self.v_proj, self.groups))
         )
         query, key = rotated(query, turn), rotated(key, turn)
-        numbers = None if tokens.mask is None else (tokens.numbers, tokens.numbers)
+        padded = None if tokens.mask is None else tokens.numbers
+        mixed = self.attend(query, key, value, cache, padded, tokens.reach)
+        return project(self.o_proj, mixed.transpose(1, 2).flatten(2))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: LayerCache | None = None,
+        padded: Tensor | None = None, reach: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention of turned queries, (B, heads, L, size), to keys and values, (B, groups, L, size), and those before.
+
+        ``padded``: which token of its row each is, if there was padding; ``reach`` as ``Tokens`` has it.
+        """
+        numbers = None if padded is None else (padded, padded)
         if cache is not None:
-            padded = None if tokens.mask is None else tokens.numbers
             key, value, known = cache.extend(key, value, self.window, padded)
             numbers = None if padded is None else (padded, known)
         dropout = self.dropout if self.training else 0.0
         with sdpa_kernel(SDPBackend.MATH) if self.plain else nullcontext():
-            mixed = local_attention(query, key, value, self.window, numbers, tokens.reach, dropout)
-        return project(self.o_proj, mixed.transpose(1, 2).flatten(2))
+            return local_attention(query, key, value, self.window, numbers, reach, dropout)
 
 
 _MIXERS = {"recurrent": RecurrentGemmaRecurrentBlock, "attention": RecurrentGemmaAttention}
@@ -139,6 +151,20 @@ class RecurrentGemmaDecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         hidden = hidden + self.temporal_block(self.temporal_pre_norm(hidden), tokens, turn, cache)
         return hidden + self.mlp_block(self.channel_pre_norm(hidden))
+
+
+def _write(layer: Any, chain: Chain, hidden: Tensor) -> Tensor:
+    """A layer's calls for one token, if it is what it was made as."""
+    if type(layer) is not RecurrentGemmaDecoderLayer or type(layer.mlp_block) is not RecurrentGemmaMlp:
+        raise StepByStep
+    norm, mixer = layer.temporal_pre_norm, layer.temporal_block
+    if type(mixer) is RecurrentGemmaRecurrentBlock:
+        hidden = write_recurrent(norm, mixer, chain, hidden)
+    elif type(mixer) is RecurrentGemmaAttention:
+        hidden = write_attention(norm, mixer, chain, hidden)
+    else:
+        raise StepByStep
+    return write_mlp(layer.channel_pre_norm, layer.mlp_block, chain, hidden)
 
 
 class RecurrentGemmaPreTrainedModel(PreTrainedModel):
@@ -256,6 +282,7 @@ class RecurrentGemmaModel(RecurrentGemmaPreTrainedModel):
         self.gradient_checkpointing = False
         self.rotary_size = rotary_size(config)
         self.scale = embedding_scale(config)
+        self.token_chain = TokenChain(_write)
         self.post_init()
 
     def forward(
@@ -300,11 +327,14 @@ class RecurrentGemmaModel(RecurrentGemmaPreTrainedModel):
         tokens = tokens_of((batch, length), embeds.device, attention_mask, position_ids, cu_seqlens, seq_idx, cache)
         turn = rotation(tokens.positions, self.rotary_size, self.config.rope_parameters["rope_theta"], embeds.dtype)
         hidden, kept = embeds * self.scale, []
-        for number, layer in enumerate(self.layers):
+        one = None
+        if cache is not None and not wanted and tokens.mask is None and tokens.reach is None:
+            one = self.token_chain.run(self.layers, [hidden, *turn], cache.layers)
+        for number, layer in enumerate(self.layers if one is None else ()):
             if wanted:
                 kept.append(hidden)
             hidden = layer(hidden, tokens, turn, cache=None if cache is None else cache.layers[number])
-        hidden = self.final_norm(hidden)
+        hidden = self.final_norm(hidden if one is None else one)
         if cache is not None:
             cache.advance(length, tokens.mask)
         made = model_output(hidden, cache, (*kept, hidden) if wanted else None)

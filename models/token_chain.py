@@ -8,8 +8,7 @@ modules and the form of states are what they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,154 +32,164 @@ from .parts import Parts, is_watched
 _data_ptr = Tensor.data_ptr
 
 
-@dataclass(frozen=True)
-class Link:
-    """A block as one call: ``layer(hidden, *weights)``, continued from its state.
-
-    Attributes:
-        states: the names under which a ``LayerCache`` has the parts of that state, in order, and those that the layer
-            has for each.
-        attributes: of modules, (module, name), beside weights and submodules that decide about the call.
-    """
-
-    layer: Library
-    weights: Sequence[Tensor]
-    states: Mapping[str, Sequence[str]]
-    attributes: Sequence[tuple[nn.Module, str]] = ()
+class StepByStep(Exception):
+    """A token has to go through the model as longer sequences do."""
 
 
 class Chain:
-    """The calls of all blocks, on memory that they share: used by one thread at a time.
+    """What is done for a token, in order, on memory of its own: used by one thread at a time.
 
     Args:
-        links: one for each block, in order.
-        blocks: their list.
-        hidden: (1, 1, width), of the dtype in which blocks are to hand on.
-        before: the states of all blocks, in the order of their links.
+        blocks: those of the model.
+        write: what a block does is written down by ``write(block, chain, hidden)``, which calls ``call``, ``do`` and
+            ``depends`` and returns what the block gives: a tensor whose memory it writes for each token. It raises
+            StepByStep for a block that it does not know.
+        given: what comes with each token: first what enters the first block, then what else ``write`` finds in
+            ``given``, which has the memory that tokens are copied to.
+        entries: what the layers of the model carry, of the form in which later tokens find it.
     """
 
-    def __init__(self, links: Sequence[Link], blocks: nn.ModuleList, hidden: Tensor, before: Sequence[Tensor]) -> None:
-        self.names = [(*link.states,) for link in links]
-        self._first, self._workspace = torch.empty_like(hidden), Workspace()
-        self._blocks = blocks
-        self._parts = Parts(blocks, [attribute for link in links for attribute in link.attributes])
-        self._check = form_check(before)
-        self._calls: list[Repeated] = []
-        self._carried: list[int] = []
-        self._last = self._first
-        states = iter(before)
-        for link in links:
-            names = [name for own in link.states.values() for name in own]
-            found = link.layer.loaded().ready(
-                self._last, *link.weights, state=State(names, [next(states) for _ in names]), return_state=True
-            )
-            if found is None:
-                raise NotRepeatable
-            self._calls.append(Repeated(*found, len(names), self._workspace))
-            self._carried.append(len(names))
-            (self._last,) = self._calls[-1].outputs
-            if self._last.dtype is not hidden.dtype:
-                raise NotRepeatable
+    def __init__(
+        self,
+        blocks: nn.ModuleList,
+        write: Callable[[Any, Chain, Tensor], Tensor],
+        given: Sequence[Tensor],
+        entries: Sequence[LayerCache],
+    ) -> None:
+        self.given = [torch.empty_like(value) for value in given]
+        self._blocks, self._workspace = blocks, Workspace()
+        self._steps: list[tuple[Repeated | None, Callable[[LayerCache], None] | None, int, int]] = []
+        self._carried: list[tuple[str, ...]] = []
+        self._attributes: list[tuple[nn.Module, str]] = []
+        self._entries, self._number = entries, 0
+        self._last = self.given[0]
+        for block in blocks:
+            self._carried.append(())
+            self._last = write(block, self, self._last)
+            if self._last.dtype is not self.given[0].dtype:
+                raise StepByStep
+        states = self.states(entries)
+        if states is None or len(states) != self._number:
+            raise StepByStep
+        self._parts, self._check = Parts(blocks, self._attributes), form_check(states)
+        self._entries = ()  # nobody is to hold what others carry
 
-    def fits(self, blocks: nn.ModuleList, hidden: Tensor, before: Sequence[Tensor]) -> bool:
-        """Whether it is the chain for these states, and blocks and weights are what they were."""
-        known = blocks is self._blocks and hidden.dtype is self._first.dtype
-        return known and self._check(*before) and self._parts.are_same()
+    # ------------------------------------------------------------ writing down
 
-    def run(self, hidden: Tensor, before: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What the last block gives, and all states after it."""
-        self._first.copy_(hidden)
-        addresses = [*map(_data_ptr, before)]
+    def call(self, layer: Library, *inputs: Tensor, carried: Mapping[str, Sequence[str]] | None = None) -> list[Tensor]:
+        """``layer(*inputs)``, which is called for each token; its outputs, whose memory stays the same.
+
+        Args:
+            inputs: weights, and tensors whose memory is written for each token.
+            carried: the names under which the block's ``LayerCache`` has the parts of the layer's state, in order, and
+                those that the layer has for each.
+        """
+        names = [name for own in (carried or {}).values() for name in own]
+        found = self._entries[len(self._carried) - 1].states
+        states = [value for name in carried or () if name in found for value in found[name].values]
+        if len(states) != len(names):
+            raise StepByStep
+        ready = layer.loaded().ready(*inputs, state=State(names, states) if names else None, return_state=bool(names))
+        if ready is None:
+            raise StepByStep
+        made = Repeated(*ready, len(states), self._workspace)
+        start, self._number = self._number, self._number + len(states)
+        self._steps.append((made, None, start, self._number))
+        self._carried[-1] += tuple(carried or ())
+        return made.outputs
+
+    def do(self, function: Callable[[LayerCache], None]) -> None:
+        """``function(entry)`` is called for each token with what the block carries."""
+        self._steps.append((None, function, len(self._carried) - 1, 0))
+
+    def depends(self, module: nn.Module, name: str) -> None:
+        """What is written down holds as long as this attribute of a module is what it is now."""
+        self._attributes.append((module, name))
+
+    # ------------------------------------------------------------ for each token
+
+    def states(self, entries: Sequence[LayerCache]) -> list[Tensor] | None:
+        """The states of all blocks, one after the other; None if a block has others."""
+        found: list[Tensor] = []
+        for names, entry in zip(self._carried, entries, strict=True):
+            states = entry.states
+            if states.keys() != {*names}:
+                return None
+            for name in names:
+                found += states[name].values
+        return found
+
+    def fits(self, blocks: nn.ModuleList, given: Sequence[Tensor], states: Sequence[Tensor]) -> bool:
+        """Whether it was written down for these states, and blocks and weights are what they were then."""
+        known = blocks is self._blocks and given[0].dtype is self.given[0].dtype
+        return known and self._check(*states) and self._parts.are_same()
+
+    def run(self, given: Sequence[Tensor], entries: Sequence[LayerCache], states: Sequence[Tensor]) -> Tensor:
+        """What the last block gives; what layers carry is brought up to date."""
+        for own, value in zip(self.given, given, strict=True):
+            own.copy_(value)
+        addresses = [*map(_data_ptr, states)]
         after: list[Tensor] = []
-        for call, carried in zip(self._calls, self._carried, strict=True):
-            start = len(after)
-            after += call.run(addresses[start : start + carried])
-        return self._last.clone(), after
+        for call, function, start, end in self._steps:
+            if call is not None:
+                after += call.run(addresses[start:end])
+            elif function is not None:
+                function(entries[start])
+        self._carry(entries, iter(after))
+        return self._last.clone()
 
-
-class NotRepeatable(Exception):
-    """A call does more than to run machine code on the tensors that it is given."""
+    def _carry(self, entries: Sequence[LayerCache], values: Iterator[Tensor]) -> None:
+        for names, entry in zip(self._carried, entries, strict=True):
+            states = entry.states
+            for name in names:
+                own = states[name].names
+                states[name] = rebuilt(own, tuple([next(values) for _ in own]))
 
 
 class TokenChain:
     """Where a model keeps its chains: more than one if several threads run it at once.
 
     Args:
-        link: of a block, or None if it is no single call now.
+        write: as a ``Chain`` takes it.
     """
 
-    def __init__(self, link: Callable[[Any], Link | None]) -> None:
-        self._link = link
+    def __init__(self, write: Callable[[Any, Chain, Tensor], Tensor]) -> None:
+        self._write = write
         self._idle: list[Chain] = []
 
     def __deepcopy__(self, memo: Any) -> TokenChain:
-        return TokenChain(self._link)
+        return TokenChain(self._write)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenChain, (self._link,)
+        return TokenChain, (self._write,)
 
-    def run(self, blocks: nn.ModuleList, hidden: Tensor, entries: Sequence[LayerCache]) -> Tensor | None:
-        """A token through all blocks, their states brought up to date; None where that is not one call for each.
+    def run(self, blocks: nn.ModuleList, given: Sequence[Tensor], entries: Sequence[LayerCache]) -> Tensor | None:
+        """A token through all blocks, what they carry brought up to date; None where it has to go step by step.
 
-        It is not for more than one token, at the start of a sequence, where earlier states are to be kept, where
-        gradients are recorded or somebody traces, where a module is watched, and where a block is not what ``link``
-        knows.
+        It has to if it is more than one token, at the start of a sequence, where earlier states are to be kept, where
+        there was padding, where gradients are recorded or somebody traces, where a module is watched, and where a block
+        is not what ``write`` knows.
 
         Args:
-            hidden: (1, 1, width), in the dtype in which blocks are to hand on.
+            given: first the hidden values, (1, 1, width), in the dtype in which blocks are to hand them on.
         """
-        if hidden.shape[0] * hidden.shape[1] != 1 or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if given[0].shape[0] * given[0].shape[1] != 1 or torch.compiler.is_compiling() or torch.is_grad_enabled():
             return None
         if not FORMS_ARE_TOLD or not nobody_watches() or _has_any_global_hook():  # type: ignore[no-untyped-call]
             return None
-        if any(entry.keep or not entry.states for entry in entries):
+        if any(entry.keep or entry.positions is not None for entry in entries):
             return None
         chain = self._idle.pop() if self._idle else None
-        before = _states(chain.names, entries) if chain is not None else None
-        if chain is None or before is None or not chain.fits(blocks, hidden, before):
-            chain, before = self._made(blocks, hidden, entries)
-        if chain is None or before is None:
-            return None
-        made, after = chain.run(hidden, before)
-        values = iter(after)
-        for names, entry in zip(chain.names, entries, strict=True):
-            states = entry.states
-            for name in names:
-                own = states[name]
-                states[name] = rebuilt(own.names, tuple([next(values) for _ in own.names]))
+        states = None if chain is None else chain.states(entries)
+        if chain is None or states is None or not chain.fits(blocks, given, states):
+            if any(map(is_watched, blocks.modules())):
+                return None
+            try:
+                chain = Chain(blocks, self._write, given, entries)
+            except StepByStep:
+                return None
+            states = chain.states(entries)
+            assert states is not None
+        made = chain.run(given, entries, states)
         self._idle.append(chain)
         return made
-
-    def _made(
-        self, blocks: nn.ModuleList, hidden: Tensor, entries: Sequence[LayerCache]
-    ) -> tuple[Chain | None, list[Tensor] | None]:
-        """A new chain, and the states that it begins with; None if there is none."""
-        if any(map(is_watched, blocks.modules())):
-            return None, None
-        links: list[Link] = []
-        for block in blocks:
-            link = self._link(block)
-            if link is None:
-                return None, None
-            links.append(link)
-        before = _states([(*link.states,) for link in links], entries)
-        if before is None or len(before) != sum(len(own) for link in links for own in link.states.values()):
-            return None, None
-        try:
-            return Chain(links, blocks, hidden, before), before
-        except NotRepeatable:
-            return None, None
-
-
-def _states(names: Sequence[Sequence[str]], entries: Sequence[LayerCache]) -> list[Tensor] | None:
-    """The states of all blocks, one after the other; None if one has others."""
-    found: list[Tensor] = []
-    for own, entry in zip(names, entries, strict=True):
-        states = entry.states
-        if len(states) != len(own):
-            return None
-        for name in own:
-            if name not in states:
-                return None
-            found += states[name].values
-    return found

@@ -25,6 +25,10 @@ class Library:
 
     _load._dynamo_marked_constant = True  # type: ignore[attr-defined]  # done while tracing, not traced
 
+    def __deepcopy__(self, memo: Any) -> Library:
+        """Itself: a copy of a module calls the same layer."""
+        return self
+
     def loaded(self) -> Layer:
         """The layer itself."""
         self._load()

@@ -23,6 +23,7 @@ CARRIED: dict[str, tuple[set[str], dict[str, int], dict[str, Any]]] = {
     "affine_scan:log_affine_scan": ({"h"}, {}, {}),
     "causal_conv1d": ({"x"}, {}, {}),
     "gated_delta": ({"S"}, {}, {}),
+    "griffin_block:griffin_recurrent": ({"v", "rg_lru_gated.h"}, {"f": 6, "m": 6}, {}),
     "griffin_conv1d": ({"x"}, {}, {}),
     "h3": ({"shift_ssm.s", "s4d.x"}, {}, {}),
     "h3:h3_truncated": ({"k", "kv", "position"}, {}, {"length": 3}),

@@ -298,4 +298,6 @@ def test_threads_and_copies_have_chains_of_their_own(count: Counted) -> None:
     with torch.no_grad():
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             other.backbone.layers[0].mixer.D.add_(1)
+            before = count.tokens
             assert torch.equal(stepwise(model)[0], want) and not torch.equal(stepwise(other)[0], want)
+            assert count.tokens == before + 10
