@@ -10,7 +10,7 @@ from .c_math import prelude
 from .cache import Cache
 from .launch import Emitted, Launch, Piece
 from .storage import ALLOWED, BYTES, COMPLEXES, REALS, compute_type, default_storage, output_storage, state_storage
-from .triton_launch import Parameter, TileLaunch, tile_launch
+from .triton_launch import Parameter, TileLaunch, tile_launch, wanted
 
 __all__ = [
     "ALLOWED",
@@ -35,4 +35,5 @@ __all__ = [
     "tile_launch",
     "toolchain",
     "triton_toolchain",
+    "wanted",
 ]

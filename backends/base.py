@@ -23,7 +23,8 @@ class Target:
     """A name; for given storages the number of lanes it works on and the operations it has on whole
     vectors; and its emitter. ``blocks``: its kernels are spread over the blocks of threads of a GPU, of one of
     ``architectures``, the first of which is meant where a name says none; ``tiles``: dealt out to programs on tiles.
-    ``together``: lanes whose sum is one part of a sum over lanes; ``smaller``: times that a plan is halved, at most."""
+    ``together``: lanes whose sum is one part of a sum over lanes; ``smaller``: times that a plan is halved, at most;
+    ``time``: how recurrences run, where that is worth it and nobody says how."""
 
     name: str
     lanes: Callable[[Iterable[str]], int]
@@ -35,6 +36,7 @@ class Target:
     tiles: bool = False
     together: int = LANE_GROUP
     smaller: int = 3
+    time: str = "in_order"
 
     @property
     def limits(self) -> Limits:
@@ -49,8 +51,12 @@ def _cpu_lanes(storage: Iterable[str]) -> int:
 
 TARGETS: Mapping[str, Target] = {
     "c": Target("c", _cpu_lanes, c.vector_operations, c.emit),
-    "cuda": Target("cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0]),
-    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64, 4),
+    "cuda": Target(
+        "cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0], time="look_back"
+    ),
+    "triton": Target(
+        "triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64, 4, "lanes"
+    ),
 }
 
 

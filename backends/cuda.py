@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ssmc.ir import COMPLEX
 from ssmc.ir.loops import Kernel, Loops
@@ -51,7 +52,10 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
     def emitter(kernel: Kernel) -> KernelEmitter:
         return KernelEmitter(loops, kernel, names, precision, held, pointers, strides, extents, needed, bodies)
 
-    launches = tuple((PartsEmitter(k, emitter) if k.joined else emitter(k)).run() for k in loops.kernels)
+    launches = tuple(
+        replace((PartsEmitter(k, emitter) if k.joined else emitter(k)).run(), one=k.one, more=k.more)
+        for k in loops.kernels
+    )
     out = Writer()
     out.line("/* Emitted by ssmc. Pointers to the tensors below in `p`, extents and strides in `m`.")
     for name in arguments:

@@ -61,7 +61,8 @@ class PartsEmitter:
         out, whole = self.out, self.whole
         points = [*self._points(self.grid), whole.group_of_lanes()]
         out.line("SSMC_SHARED(ssmc_shared);")
-        out.line("const uint32_t ticket = ssmc_ticket(a.signals, (uint32_t *)ssmc_shared);")
+        out.line("uint32_t ticket = SSMC_BLOCK; /* of one part nobody waits */")
+        out.line(f"if ({self.x.size(self.part)} > 1) ticket = ssmc_ticket(a.signals, (uint32_t *)ssmc_shared);")
         out.line(f"const uint32_t columns = {whole.all_of(points)};")
         out.line("const int64_t turn = ticket / columns;")
         out.line("uint32_t point = ticket % columns;")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ssmc.errors import UserError
 
-from .triton_launch import TileLaunch
+from .triton_launch import TileLaunch, wanted
 
 WARP = 32
 
@@ -39,7 +39,8 @@ class Launch:
     ``steps`` is not 0, times the lanes if there are any; ``threads`` make a block. With ``group`` a block instead
     takes so many neighbouring lanes at one point. ``shared`` bytes of shared memory go to each block. Where a kernel
     ``waits`` there are as many blocks for each index along that axis, which wait for those of the one before. A point,
-    with its lane, is of ``width`` threads."""
+    with its lane, is of ``width`` threads. There is no launch unless all axes in ``one`` have one index, and unless one
+    in ``more`` has more, if there are any."""
 
     kernel: str
     grid: tuple[str, ...]
@@ -51,6 +52,8 @@ class Launch:
     shared: int
     waits: str = ""
     width: int = 1
+    one: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def pieces(self, extents: Mapping[str, int]) -> Iterator[Piece]:
         """The launches that these extents take: one, unless there are so many threads that their numbers do not fit
@@ -58,6 +61,8 @@ class Launch:
 
         Raises UserError if one index of the first axis takes too many by itself.
         """
+        if not wanted(extents, self.one, self.more):
+            return
         points = [extents[axis] for axis in self.grid]
         if self.steps:
             points.append(-(-extents[str(self.time)] // self.steps))
@@ -78,7 +83,7 @@ class Launch:
         for start in range(0, first if rest else 0, each):
             count = min(each, first - start)
             blocks = count * rest * turns if self.group else -(-count * rest * self.width // threads)
-            yield Piece(start, count, blocks, threads, 1 + count * rest if self.waits else 0)
+            yield Piece(start, count, blocks, threads, 1 + count * rest if turns > 1 else 0)
 
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ssmc.ir.loops import Loops
 
@@ -36,7 +37,8 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
     for kernel in loops.kernels:
         bodies.line()
         bodies.line()
-        launches.append(KernelEmitter(loops, kernel, names, precision, storage, needed).run(bodies))
+        launch = KernelEmitter(loops, kernel, names, precision, storage, needed).run(bodies)
+        launches.append(replace(launch, one=kernel.one, more=kernel.more))
     title = '"""Emitted by ssmc. How the kernels are launched is said beside them."""'
     text = "\n".join([title, "", _MATHEMATICS.text(needed).rstrip().replace("\n\n@", "\n\n\n@"), *bodies.lines]) + "\n"
     return Emitted(text, f"ssmc_{hashlib.sha256(text.encode()).hexdigest()[:16]}", programs=tuple(launches))

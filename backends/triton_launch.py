@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,11 +35,17 @@ class Parameter:
     unit: bool = False
 
 
+def wanted(extents: Mapping[str, int], one: Sequence[str], more: Sequence[str]) -> bool:
+    """Whether a kernel is launched that wants all extents in ``one`` to be 1 and some in ``more`` not to be."""
+    return all(extents[axis] <= 1 for axis in one) and (not more or any(extents[axis] > 1 for axis in more))
+
+
 @dataclass(frozen=True)
 class TileLaunch:
     """One kernel. It has a program for each point of ``grid``, times the stretches of ``steps`` along ``time`` if
     ``steps`` is not 0, times the blocks of ``block`` neighbours along ``lane``, if there is one. ``warps`` work on
-    each; ``memory`` is the number of bytes that each has of its own, all of them one after another."""
+    each; ``memory`` is the number of bytes that each has of its own, all of them one after another. There is none
+    unless all axes in ``one`` have one index, and unless one in ``more`` has more, if there are any."""
 
     kernel: str
     grid: tuple[str, ...]
@@ -50,9 +56,13 @@ class TileLaunch:
     warps: int
     memory: int
     parameters: tuple[Parameter, ...]
+    one: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def programs(self, extents: Mapping[str, int]) -> int:
         """How many programs these extents take."""
+        if not wanted(extents, self.one, self.more):
+            return 0
         points = [extents[axis] for axis in self.grid]
         if self.steps:
             points.append(-(-extents[str(self.time)] // self.steps))

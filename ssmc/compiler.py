@@ -27,7 +27,7 @@ from ssmc.backends import (
     toolchain,
     triton_toolchain,
 )
-from ssmc.errors import TooLarge, UserError
+from ssmc.errors import TooLarge, Unsupported, UserError
 from ssmc.ir import Program, Tensor, print_program
 from ssmc.ir.loops import LANE_GROUP, Halved, Limits, Loops
 from ssmc.passes import (
@@ -36,11 +36,14 @@ from ssmc.passes import (
     PROCESSOR,
     SAVED,
     TOGETHER,
+    Device,
     NotAtOnce,
     Plan,
     PlanOptions,
     Unbounded,
     at_once,
+    counted,
+    either,
     inline,
     joined,
     lift,
@@ -141,72 +144,116 @@ def stages(
         Unsupported: an equation has no strategy on this target; TooLarge, which is one, if no plan fits a GPU.
         UserError: static parameters make an extent negative; options do not concern the target or fit the layer.
     """
-    backend = target_named(target)
-    instead = ""
+    backend, options = target_named(target), options or PlanOptions()
+    options.check(backend.name)
     while True:
         try:
-            return _stages(program, backend, storage, sizes, options, outputs, limits, halved, instead)
-        except NotAtOnce as reason:
-            instead = f"in chunks of time instead of lanes over time: {reason}"
+            return _Staging(program, backend, storage, dict(sizes or {}), options, outputs, limits, halved).run()
         except TooLarge:
             if halved.sums >= backend.smaller:
                 raise
             halved = replace(halved, sums=halved.sums + 1)
 
 
-def _stages(
-    program: Program,
-    backend: Target,
-    storage: Mapping[str, str] | None,
-    sizes: Mapping[str, int] | None,
-    options: PlanOptions | None,
-    outputs: Mapping[str, str] | None,
-    limits: Limits | None,
-    halved: Halved,
-    instead: str,
-) -> Stages:
-    """As ``stages``, with a plan that is halved so often; lanes over time of tiles unless there is something
-    ``instead``."""
-    options = options or PlanOptions()
-    options.check(backend.name)
-    many = backend.tiles and options.time == "lanes" and not instead
-    together = max(1, (TOGETHER if many else backend.together) >> halved.sums)
-    held = _storage(program, storage)
-    stored = {name: _output_storage(program.tensors()[name], held) for name in program.outputs} | dict(outputs or {})
-    wide = {name: state_storage(program.tensors()[name].dtype, held) for name in program.outputs}
-    narrow = [name for name, storage in stored.items() if storage != wide[name]]
-    program = prepared(program, sizes or {}, narrow, together)
-    if not many:
-        way = replace(options, time="chunks") if instead else options
-        program = timed(program, way, GPU if backend.blocks else PROCESSOR)
-    known = dict(sizes or {})
-    least = backend.lanes(held.values())
-    if 0 < options.lanes < least:
-        raise UserError(f"plan: {program.name} with lanes={options.lanes}", expected=f"{least} or more: a whole vector")
-    # A thread of a GPU has one lane, and keeps what it can in registers anyway.
-    lowering = replace(options, lanes=1, tile=0) if backend.blocks else options
-    lanes = lowering.lanes or least
-    planned, loops = _lowered(program, known, lowering, lanes, backend.vector_operations(held.values()), many)
-    planned = replace(planned, options=options, instead=instead)
-    for axis, extent in planned.fixed.items():
-        if extent < 0:
-            raise UserError(f"{program.name}: the extent of axis '{axis}' would be {extent}")
-    arguments = _arguments(program, loops, held, stored)
-    if backend.blocks:
+@dataclass(frozen=True)
+class _Staging:
+    """The stages of one Program, with a plan that is halved so often; see ``stages``."""
+
+    program: Program
+    backend: Target
+    storage: Mapping[str, str] | None
+    sizes: dict[str, int]
+    options: PlanOptions
+    outputs: Mapping[str, str] | None
+    limits: Limits | None
+    halved: Halved
+
+    def run(self) -> Stages:
+        if self.options.time != "auto":
+            return self._emitted(*self._planned(self.options.time))
+        plain = self._planned("in_order")
+        alone = self.halved.in_order or self.backend.time == "in_order"
+        if alone or not any(kernel.recurrent for kernel in plain[1].kernels):
+            return self._emitted(*plain)
+        try:
+            found = either(*plain, *self._planned(self.backend.time, "p"))
+        except Unsupported:
+            found = None
+        return self._emitted(*(found or plain))
+
+    @functools.cached_property
+    def held(self) -> dict[str, str]:
+        """How inputs are stored."""
+        return _storage(self.program, self.storage)
+
+    @functools.cached_property
+    def stored(self) -> dict[str, str]:
+        """How outputs are."""
+        tensors = self.program.tensors()
+        found = {name: _output_storage(tensors[name], self.held) for name in self.program.outputs}
+        return found | dict(self.outputs or {})
+
+    def _prepared(self, together: int) -> Program:
+        """The Program as it is planned, where sums over so many lanes are one part."""
+        tensors = self.program.tensors()
+        wide = {name: state_storage(tensors[name].dtype, self.held) for name in self.program.outputs}
+        narrow = [name for name, storage in self.stored.items() if storage != wide[name]]
+        return prepared(self.program, self.sizes, narrow, together)
+
+    def _planned(self, time: str, prefix: str = "k") -> tuple[Plan, Loops]:
+        """The plan and loops whose recurrences run as ``time`` says; names of kernels begin with ``prefix``, which is
+        another one for those that sizes choose."""
+        if not self.backend.tiles or time != "lanes":
+            together = self.backend.together >> self.halved.sums
+            program = timed(self._prepared(together), replace(self.options, time=time), self._device)
+            return self._looped(program, time, prefix, together)
+        together = max(1, TOGETHER >> self.halved.sums)
+        program = self._prepared(together)
+        try:
+            return self._looped(counted(program, GPU) if prefix != "k" else program, time, prefix, together)
+        except NotAtOnce as reason:
+            planned, loops = self._planned("chunks", prefix)
+            return replace(planned, instead=f"in chunks of time instead of lanes over time: {reason}"), loops
+
+    @property
+    def _device(self) -> Device:
+        return GPU if self.backend.blocks else PROCESSOR
+
+    def _looped(self, program: Program, time: str, prefix: str, together: int) -> tuple[Plan, Loops]:
+        """The plan and loops of a Program whose recurrences run that way."""
+        backend, options, name = self.backend, self.options, self.program.name
+        least = backend.lanes(self.held.values())
+        if 0 < options.lanes < least:
+            raise UserError(f"plan: {name} with lanes={options.lanes}", expected=f"{least} or more: a whole vector")
+        # A thread of a GPU has one lane, and keeps what it can in registers anyway.
+        lowering = replace(options, lanes=1, tile=0) if backend.blocks else options
+        vectors, at_once = backend.vector_operations(self.held.values()), backend.tiles and time == "lanes"
+        planned, loops = _lowered(program, self.sizes, lowering, lowering.lanes or least, vectors, prefix, at_once)
+        for axis, extent in planned.fixed.items():
+            if extent < 0:
+                raise UserError(f"{name}: the extent of axis '{axis}' would be {extent}")
+        loops = self._on_a_gpu(loops, time, together) if backend.blocks else loops
+        joined = _launched_together(loops)
+        return replace(planned, options=options, workspaces=loops.workspaces, joined=joined), loops
+
+    def _on_a_gpu(self, loops: Loops, time: str, together: int) -> Loops:
+        """Every kernel with how it is spread."""
+        if self.backend.tiles:
+            return tiles_of_lanes(loops, together, self.options, self.halved.kernels)
+        arguments = _arguments(loops.program, loops, self.held, self.stored)
         precision = compute_type(a.storage for a in arguments)
-        if backend.tiles:
-            loops = tiles_of_lanes(loops, together, options, halved.kernels)
-        else:
-            stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
-            loops = spread(loops, precision, stored_in, options, limits or backend.limits, together, halved.kernels)
-            if options.time in JOINED:
-                loops = joined(loops, options.time)
-                arguments = tuple(a for a in arguments if a.role != "workspace" or a.name in loops.workspaces)
-                planned = replace(planned, workspaces=loops.workspaces, joined=_launched_together(loops))
-    axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
-    made = backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
-    return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
-                  made.programs)  # fmt: skip
+        stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
+        limits = self.limits or self.backend.limits
+        loops = spread(loops, precision, stored_in, self.options, limits, together, self.halved.kernels)
+        return joined(loops, time) if time in JOINED else loops
+
+    def _emitted(self, planned: Plan, loops: Loops) -> Stages:
+        program = loops.program
+        arguments = _arguments(program, loops, self.held, self.stored)
+        axes = tuple(a.name for a in program.axes if a.name not in planned.fixed)
+        made = self.backend.emit(loops, {a.name: a.storage for a in arguments}, [a.name for a in arguments], axes)
+        return Stages(program, planned, loops, arguments, axes, made.text, made.symbol, made.launches,
+                      made.programs)  # fmt: skip
 
 
 def _launched_together(loops: Loops) -> dict[tuple[str, ...], str]:
@@ -224,13 +271,13 @@ def prepared(
 
 
 def _lowered(
-    program: Program, sizes: dict[str, int], options: PlanOptions, lanes: int, operations: frozenset[str],
+    program: Program, sizes: dict[str, int], options: PlanOptions, lanes: int, operations: frozenset[str], prefix: str,
     steps_at_once: bool,
 ) -> tuple[Plan, Loops]:  # fmt: skip
     """Plan and lower; extents that turn out to be needed in the text are compiled in."""
     fixed: frozenset[str] = frozenset()
     while True:
-        planned = plan(program, sizes, options, fixed)
+        planned = plan(program, sizes, options, fixed, prefix)
         if steps_at_once:
             planned = at_once(planned)
         try:
@@ -298,9 +345,25 @@ def fitting(
     the one that keeps most. Where ``options`` say how large it is, that is so unless it does not fit. TooLarge if none
     does.
     """
+    excess = ""
+    for begin in (Halved(), Halved(in_order=True)):
+        best, excess = _fitted(make, taken, options or PlanOptions(), target, begin)
+        if best is not None:
+            return best
+    raise TooLarge(f"{what}: no plan fits: {excess}")
+
+
+def _fitted(
+    make: Callable[[Halved], Compiled],
+    taken: Callable[[Compiled], Sequence[Taken]],
+    options: PlanOptions,
+    target: Target,
+    halved: Halved,
+) -> tuple[Compiled | None, str]:
+    """As ``fitting``, from a plan on that is halved so often; if none fits, why."""
     best: tuple[int, Compiled] | None = None
-    halved, excess = Halved(), ""
-    said = options is not None and bool(options.together or options.block or options.warps)
+    excess = ""
+    said = bool(options.together or options.block or options.warps)
     while halved.most <= target.smaller:
         made = make(halved)
         found = taken(made)
@@ -314,9 +377,7 @@ def fitting(
             break
         excess = next((item.excess for item in found if item.excess), excess)
         halved = halved.again(again, made.summing)
-    if best is None:
-        raise TooLarge(f"{what}: no plan fits: {excess}")
-    return best[1]
+    return (best[1] if best else None), excess
 
 
 def emit_program(

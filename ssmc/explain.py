@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ssmc.analysis import cost
-from ssmc.backends import BYTES, Cache, prelude, toolchain
+from ssmc.backends import BYTES, Cache, prelude, toolchain, wanted
 from ssmc.compiler import Stages, stages
 from ssmc.errors import UserError
 from ssmc.ir import Program, complete_extents
+from ssmc.ir.loops import Kernel
 from ssmc.passes import PlanOptions
 
 CALL_SECONDS = 10e-6  # a call from Python without any work
@@ -182,7 +183,10 @@ def _kernels(done: Stages, extents: Mapping[str, int], memory: Mapping[str, int]
     free = {axis.name: extents[axis.name] for axis in done.program.axes if axis.extent is None}
     spent = {item.name: item for item in cost(done.program, free).equations}
     found = []
-    for planned, lowered in zip(done.plan.kernels, done.loops.kernels, strict=True):
+    lowered = {each.name: each for kernel in done.loops.kernels for each in (kernel, *_before(kernel))}
+    for planned in done.plan.kernels:
+        if not wanted(extents, planned.one, planned.more):
+            continue
         mine = [spent[name] for name in planned.equations if name in spent]
         found.append(
             KernelCost(
@@ -190,10 +194,15 @@ def _kernels(done: Stages, extents: Mapping[str, int], memory: Mapping[str, int]
                 planned.describe(),
                 sum(item.flops for item in mine),
                 sum(item.exponentials for item in mine),
-                sum(memory[tensor] for tensor in lowered.tensors),
+                sum(memory.get(tensor, 0) for tensor in lowered[planned.name].tensors),
             )
         )
     return tuple(found)
+
+
+def _before(kernel: Kernel) -> tuple[Kernel, ...]:
+    """Kernels that run in the launch of another, before it."""
+    return kernel.joined.kernels if kernel.joined else ()
 
 
 def scaled(number: float) -> str:

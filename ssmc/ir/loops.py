@@ -14,7 +14,7 @@ and lanes that lives as long as the kernel instance (``kernel``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from .program import Program
@@ -173,15 +173,17 @@ class Limits:
 @dataclass(frozen=True)
 class Halved:
     """How often a plan for a GPU is halved: the lanes whose sum is one part of a sum over lanes, and ``kernels``, by
-    name: tiles of Triton, of CUDA C the blocks that a multiprocessor has room for at once."""
+    name: tiles of Triton, of CUDA C the blocks that a multiprocessor has room for at once. Where time runs as sizes
+    choose, it may be left at ``in_order``."""
 
     sums: int = 0
     kernels: Mapping[str, int] = field(default_factory=dict)
+    in_order: bool = False
 
     def again(self, kernels: Iterable[str], summing: Iterable[str]) -> Halved:
         """Once more for these kernels; those that are ``summing`` have as many lanes as sums do."""
         more = {name: self.kernels.get(name, 0) + 1 for name in kernels}
-        return Halved(self.sums + any(name in more for name in summing), {**self.kernels, **more})
+        return replace(self, sums=self.sums + any(name in more for name in summing), kernels={**self.kernels, **more})
 
     @property
     def most(self) -> int:
@@ -281,7 +283,8 @@ class Kernel:
     runs in order (``recurrent``), backwards (``reverse``), or in independent blocks. An axis ``part`` of the grid, if
     there is one, says which ``steps`` of time (a number or an axis of such an extent) a point runs through: those of
     that part or, if it is the axis of ``cut``s between parts, those that come before a cut. Where it is not 0, so many
-    steps are taken ``at_once``: values of one section are there for all of them."""
+    steps are taken ``at_once``: values of one section are there for all of them. It is launched only where all axes in
+    ``one`` have one index, and only where one of those in ``more`` has more, if there are any."""
 
     name: str
     grid: tuple[str, ...]
@@ -309,6 +312,8 @@ class Kernel:
     block: Block | None = None
     tiles: Tiles | None = None
     joined: Joined | None = None
+    one: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     @property
     def sections(self) -> dict[str, tuple[Group, ...]]:

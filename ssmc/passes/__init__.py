@@ -3,6 +3,7 @@
 from .at_once import TOGETHER, NotAtOnce, at_once
 from .blocks import spread
 from .chunks import chunks
+from .either import either
 from .flatten import flatten
 from .grad import adjoint_names, differentiable, grad
 from .inline import inline
@@ -22,7 +23,7 @@ from .reverse import reverse
 from .rows import rows
 from .states_at import gives_state, states_at
 from .step import step
-from .strategy import GPU, PROCESSOR, timed
+from .strategy import GPU, PROCESSOR, Device, counted, timed
 from .tables import tables
 from .tidy import tensors_read, tidied
 from .tiles_of_lanes import tiles_of_lanes

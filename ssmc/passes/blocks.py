@@ -160,7 +160,7 @@ class _Spreading:
         found = min(room, 4 if words <= _FEW else 2 if words <= _SOME else 1)
         heavy = max(self._weight(section, unrolled) for section in ("before", "rebuild", "step", "after"))
         much = heavy * self._batch(unrolled) * threads > _HEAVY * THREADS
-        return max(1, found >> self.halved + much)
+        return max(1, (found >> much) - self.halved)
 
     def _ahead(self, unrolled: frozenset[str]) -> int:
         """Rounds of innermost loops that are written out: one where a round is long by itself."""

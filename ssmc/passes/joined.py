@@ -154,7 +154,7 @@ class _Joining:
         """Blocks that have room together: fewer where a thread keeps summaries of states all the while."""
         axes = {axis for name in kept for axis in self.tensors[name].axes}
         states = axes - {*self.grid, self.kernel.lane, f"{self.time}{CUT}"}
-        return max(1, blocks // 2) if states and self.way == LANES else blocks
+        return max(1, blocks // 2 if self.way == LANES else blocks - 1) if states else blocks
 
 
 def _without(block: Block, kept: frozenset[str]) -> dict[tuple[str, int], tuple[Node, ...]]:

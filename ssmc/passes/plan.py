@@ -43,7 +43,8 @@ class KernelPlan:
     ``sums`` folds over groups of lanes (see ``partial``), ``tables`` sums by code (see ``tables``). Where the kernel
     runs through parts of time at once, ``part`` is their axis, or that of the cuts between them, ``steps`` how long
     each is, and ``starts`` what each carried value is before the first step of a part. So many steps are taken
-    ``at_once`` (0: one after the other), for which ``scans`` has the recurrences (see ``at_once``)."""
+    ``at_once`` (0: one after the other), for which ``scans`` has the recurrences (see ``at_once``). It runs only where
+    all axes in ``one`` have one index, and only where one of those in ``more`` has more, if there are any."""
 
     name: str
     equations: tuple[str, ...]
@@ -65,6 +66,8 @@ class KernelPlan:
     starts: Mapping[str, Expr] = field(default_factory=dict)
     at_once: int = 0
     scans: Mapping[str, Scan] = field(default_factory=dict)
+    one: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     @property
     def chunk(self) -> int:
@@ -91,6 +94,9 @@ class KernelPlan:
                 rows.append((words, f"{', '.join(names)}, along the steps"))
         if self.rebuilt:
             rows.insert(3, ("rebuilds", f"{', '.join(self.rebuilt)}, {CHUNK} steps at a time"))
+        if self.one or self.more:
+            where = [*(f"#{axis} = 1" for axis in self.one), " or ".join(f"#{axis} > 1" for axis in self.more)]
+            rows.insert(0, ("where", ", ".join(filter(None, where))))
         return "\n".join([f"kernel {self.name}", *(f"  {key:<12} {text}" for key, text in rows)])
 
 
@@ -125,7 +131,7 @@ class Plan:
 
 def plan(
     program: Program, sizes: Mapping[str, int], options: PlanOptions | None = None,
-    fixed: frozenset[str] = frozenset(),
+    fixed: frozenset[str] = frozenset(), prefix: str = "k",
 ) -> Plan:  # fmt: skip
     """Plan an inlined Program for a CPU-like target.
 
@@ -134,6 +140,7 @@ def plan(
         sizes: extents of the axes bound by inputs; only those of inner axes matter.
         options: see ``PlanOptions``.
         fixed: axes whose extents are compiled in, whatever they are used for.
+        prefix: what the names of kernels begin with.
 
     Raises:
         Unsupported: an equation has no strategy here; the message names it.
@@ -150,7 +157,7 @@ def plan(
         for r in reading.all_reads(e)
         if r.tensor in produced_by and produced_by[r.tensor] != i
     }
-    kernels = tuple(_kernel(reading, i, g, crossing) for i, g in enumerate(groups))
+    kernels = tuple(_kernel(reading, f"{prefix}{i}", g, crossing) for i, g in enumerate(groups))
     inner = {a for k in kernels for a in k.inner}
     free = _free(reading, kernels) - fixed - extents.baked
     known = {a: extents.value(a) for a in sorted((inner - free) | extents.baked) if not extents.varies(a)}
@@ -170,7 +177,7 @@ def _free(reading: Reading, kernels: tuple[KernelPlan, ...]) -> set[str]:
     return {a for k in kernels for a in k.inner if a in grids} - held
 
 
-def _kernel(reading: Reading, number: int, group: Unit, crossing: set[str]) -> KernelPlan:
+def _kernel(reading: Reading, name: str, group: Unit, crossing: set[str]) -> KernelPlan:
     """Settle the axes of one group of equations."""
     carried, finals = _carried(reading, group)
     if carried and not group.recurrent:
@@ -197,7 +204,7 @@ def _kernel(reading: Reading, number: int, group: Unit, crossing: set[str]) -> K
         # Where there are no cuts, there is nothing to carry.
         grid = (f"{time.removesuffix(CUT)}{ANY}", *grid)
     return KernelPlan(
-        f"k{number}", tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
+        name, tuple(e.name for e in group.equations), tuple(a for a in grid if a != lane), lane, time,
         group.reverse, ordered, tuple(inner), carried, stored, finals, tuple(group.rebuilt), snapshots, sums,
         tuple(tables), part, steps, starts,
     )  # fmt: skip

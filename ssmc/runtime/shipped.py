@@ -320,6 +320,8 @@ class Programs(Code):
 def pieces(item: Facts, extents: Extents) -> Iterator[tuple[int, int, int, int, int]]:
     """The launches of a kernel of CUDA C: the first index along its first axis, and how many; blocks, and threads; how
     many zeros they signal with."""
+    if not wanted(item, extents):
+        return
     points = [extents[axis] for axis in item["grid"]]
     if item["steps"]:
         points.append(-(-extents[item["time"]] // item["steps"]))
@@ -338,11 +340,19 @@ def pieces(item: Facts, extents: Extents) -> Iterator[tuple[int, int, int, int, 
     for start in range(0, first if rest else 0, each):
         count = min(each, first - start)
         blocks = count * rest * turns if item["group"] else -(-count * rest * item["width"] // threads)
-        yield start, count, blocks, threads, 1 + count * rest if item["waits"] else 0
+        yield start, count, blocks, threads, 1 + count * rest if turns > 1 else 0
+
+
+def wanted(item: Facts, extents: Extents) -> bool:
+    """Whether a kernel is for these extents."""
+    one, more = ([extents[axis] > 1 for axis in item[which]] for which in ("one", "more"))
+    return not any(one) and (not more or any(more))
 
 
 def programs(item: Facts, extents: Extents) -> int:
     """How many programs of a Triton kernel there are."""
+    if not wanted(item, extents):
+        return 0
     points = [extents[axis] for axis in item["grid"]]
     points += [-(-extents[item["time"]] // item["steps"])] if item["steps"] else []
     points += [-(-extents[item["lane"]] // item["block"])] if item["lane"] else []

@@ -23,6 +23,7 @@ from tests.library_cases import COMPILED, LOWERED, Case
 from tests.strategies import extents, inputs_for, programs
 
 Arrays = dict[str, np.ndarray]
+IN_ORDER = PlanOptions(time="in_order")
 TOLERANCE = {"f64": 1e-10, "f32": 5e-4, "bf16": 2e-2}
 # What runs in every test run; all others are slow.
 SLICE = ("selective_scan()", "rg_lru_gated()", "causal_conv1d()", "s4d()", "lstm()", "ssd(dt_max=0.5)",
@@ -139,7 +140,7 @@ def test_lanes_of_several_blocks(t: int, d: int, n: int) -> None:
 
 def test_what_steps_read_is_asked_for_ahead() -> None:
     """Plain reads of memory that the kernel does not write, of a few steps at once; lengths need not be multiples."""
-    (kernel,) = stages(program(SCAN), "cuda", sizes={"b": 1, "t": 1, "d": 1, "n": 3}).loops.kernels
+    (kernel,) = stages(program(SCAN), "cuda", sizes={"b": 1, "t": 1, "d": 1, "n": 3}, options=IN_ORDER).loops.kernels
     assert kernel.block is not None and kernel.block.batch == 4
     assert {node.name[0] for node in kernel.block.loads.values()} == {"x", "a"}
     for t in (3, 4, 6):
@@ -152,7 +153,9 @@ def test_rows_are_fetched_whole(n: int, real: str) -> None:
     """Along an axis whose loop is written out; rows may be shorter than what is fetched together, end inside of it,
     begin anywhere (15 numbers after the row before), or lie across memory."""
     storage = dict.fromkeys("xaBCA", real)
-    (kernel,) = stages(program(SCAN), "cuda", storage, sizes={"b": 1, "t": 1, "d": 1, "n": n}).loops.kernels
+    (kernel,) = stages(
+        program(SCAN), "cuda", storage, sizes={"b": 1, "t": 1, "d": 1, "n": n}, options=IN_ORDER
+    ).loops.kernels
     assert kernel.block is not None
     read = {node.name[0] for nodes in kernel.block.rows.values() for node in nodes}
     assert read == ({"A", "B", "C"} if n * BYTES[real] >= 16 else set())
@@ -188,7 +191,7 @@ def test_rows_across_memory() -> None:
 def test_sums_too_large_for_a_chunk_are_gathered_at_each_step() -> None:
     sizes = {"b": 1, "t": 35, "d": 33, "n": 40}
     gradient = grad(program(SCAN))
-    made = stages(rebuilding(gradient, kept_values(gradient)), "cuda", sizes=sizes)
+    made = stages(rebuilding(gradient, kept_values(gradient)), "cuda", sizes=sizes, options=IN_ORDER)
     (block,) = [k.block for k in made.loops.kernels if k.sums]
     assert block is not None and block.each_step
     check(program(SCAN), sizes)

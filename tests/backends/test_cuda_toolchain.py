@@ -162,6 +162,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     capsys.readouterr()
     about = json.loads((tmp_path / "rg_lru_gated.json").read_text())
     assert about["target"] == "cuda:sm_90" and "entry" not in about
-    assert [launch["kernel"] for launch in about["launches"]] == ["ssmc_k0"]
+    assert [launch["kernel"] for launch in about["launches"]] == ["ssmc_k0", "ssmc_p2"]
     assert (tmp_path / "rg_lru_gated.cubin").read_bytes()[:4] == b"\x7fELF"
     assert "ssmc_k0(const ssmc_arguments a)" in (tmp_path / "rg_lru_gated.cu").read_text()

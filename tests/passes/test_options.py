@@ -110,12 +110,13 @@ def test_a_tile_that_is_too_large_is_refused() -> None:
 
 
 def test_a_plan_says_its_options() -> None:
-    options = PlanOptions(threads=64, batch=2)
+    options = PlanOptions(threads=64, batch=2, time="in_order")
     done = stages(scan(), "cuda", sizes={"n": 4}, options=options)
-    assert done.plan.options == options and "options: threads=64,batch=2" in done.show("plan")
+    assert done.plan.options == options and "options: threads=64,batch=2,time=in_order" in done.show("plan")
     (kernel,) = done.loops.kernels
     assert kernel.block is not None and (kernel.block.threads, kernel.block.batch) == (64, 2)
-    (kernel,) = stages(scan(), "triton", sizes={"n": 4}, options=PlanOptions(block=32, warps=2)).loops.kernels
+    options = PlanOptions(block=32, warps=2, time="in_order")
+    (kernel,) = stages(scan(), "triton", sizes={"n": 4}, options=options).loops.kernels
     assert kernel.tiles is not None and (kernel.tiles.block, kernel.tiles.warps) == (32, 2)
 
 

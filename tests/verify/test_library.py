@@ -9,6 +9,7 @@ import pytest
 
 import ssmc
 from ssmc import dsl
+from ssmc.passes import KNOBS
 from ssmc.verify import DOES_NOT_APPLY, HOLDS, verify
 from tests.cuda_host.driver import on_host
 from tests.triton_host.machine import interpreted
@@ -25,12 +26,13 @@ def layers() -> Iterator[tuple[str, str]]:
             yield name, layer
 
 
-def loaded(module: str, layer: str) -> ssmc.Layer:
+def loaded(module: str, layer: str, plan: str = "") -> ssmc.Layer:
     """The layer with small static parameters where it has no others."""
     source = dsl.load_module(module)
     needed = {item.name for item in dsl.signature(source, layer).statics if item.default is None}
     choice = next(iter(dsl.choices(source, source.layer(layer))))
-    return ssmc.load(module, layer, **{name: value for name, value in choice.statics.items() if name in needed})
+    given = {name: value for name, value in choice.statics.items() if name in needed}
+    return ssmc.load(module, layer, plan=plan, **given)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,29 @@ def test_machine_code_for_gpus(storage: str, only: tuple[str, ...], target: str)
     assert len(rows) == len(only) and all(row.verdict == HOLDS for row in rows), str(found)
 
 
+PLANS = [(target, way) for way in ("chunks", "look_back", "lanes") for target in KNOBS["time"].words[way].split()]
+
+
+@pytest.mark.parametrize(("target", "way"), [(target, way) for target, way in PLANS if target != "c"])
+def test_ways_through_time(target: str, way: str) -> None:
+    """The same rows, with sequences in parts of 32 steps."""
+    layer = GPUS[target](loaded("affine_scan", "affine_scan", f"time={way},chunk=32"))
+    found = verify(layer, [target], ["f32"], only=("lengths", "packed", "gradient"))
+    assert found.ok, str(found)
+    rows = [row for row in found.rows if row.subject.startswith(f"{target}, ")]
+    assert len(rows) == 3 and all(row.verdict == HOLDS for row in rows), str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("target", "way"), PLANS)
+@pytest.mark.parametrize("module", ["selective_scan", "s4d", "rg_lru"])
+def test_the_whole_table_of_ways_through_time(module: str, target: str, way: str) -> None:
+    layer = loaded(module, dsl.load_module(module).layers[0], f"time={way},chunk=32")
+    found = verify(GPUS.get(target, lambda same: same)(layer), [target], ["f32"])
+    assert found.ok, str(found)
+
+
 def test_what_is_not_lowered() -> None:
     """A layer without machine code: the table says so once, and the equations are looked at all the same."""
     found = verify(loaded("yoso", "yoso_sampled"), ["c"], ["f32"], only=["prepared", "forward", "gradient"])
@@ -90,11 +115,10 @@ def test_the_whole_table(module: str, layer: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-@pytest.mark.parametrize("storage", ["f32", "f64", "bf16"])
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("target", GPUS)
 @pytest.mark.parametrize(("module", "layer"), list(layers()))
-def test_the_whole_table_for_gpus(module: str, layer: str, target: str, storage: str) -> None:
+def test_the_whole_table_for_gpus(module: str, layer: str, target: str) -> None:
     """As above, of CUDA C and Triton, whose kernels run on this host."""
-    found = verify(GPUS[target](loaded(module, layer)), [target], [storage])
+    found = verify(GPUS[target](loaded(module, layer)), [target], ["f32", "f64", "bf16"])
     assert found.ok, str(found)
