@@ -123,6 +123,19 @@ def test_blocks_that_wait_for_each_other(ssmc: Any, tmp_path: Path) -> None:
     assert torch.allclose(found, package.compile(ROUND)(*given), rtol=1e-4, atol=1e-5)
 
 
+def test_steps_are_shipped_as_any_layer(ssmc: Any, tmp_path: Path) -> None:
+    """What derivations print is compiled like what people write: two pieces, the state in between, are the whole."""
+    (tmp_path / "round.ssm").write_text(ROUND)
+    (tmp_path / "far.ssm").write_text(ssmc("step", tmp_path / "round.ssm").out)
+    ran = ssmc("compile", tmp_path / "far.ssm", "-o", tmp_path)
+    assert ran.code == 0, ran.err
+    layer = shipped.Layer(tmp_path / "far.json")
+    x, a = torch.randn(2, 9, 5), torch.randn(2, 9, 5)
+    first, state = layer(x[:, :4], a[:, :4], torch.zeros(2, 1, 5))
+    rest, _ = layer(x[:, 4:], a[:, 4:], state)
+    assert torch.allclose(torch.cat([first, rest], 1), package.compile(ROUND)(x, a), rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shipped.Driver:
     """That of a GPU which is this host."""
