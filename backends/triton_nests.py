@@ -199,7 +199,13 @@ class Nests:
         dims = frozenset(meeting).union(*(x.dims(i, section) for i in statement.indices))
         if meeting:
             self.out.line(f"places = places + tl.full({x.shape(dims)}, 0, tl.int64)")
-        self._add_in_turn(statement, [*x.masks(dims), *(text for text, _ in guard)], meeting)
+        masks = [*x.masks(dims), *(text for text, _ in guard)]
+        if guard and x.many in meeting:  # most tiles have no step that adds anything
+            along = guard[0][1]
+            with self.out.block(f"if {x.reduced('tl.max', 'allowed.to(tl.int32)', along, along)} > 0"):
+                self._add_in_turn(statement, masks, meeting)
+        else:
+            self._add_in_turn(statement, masks, meeting)
 
     def _add_in_turn(self, statement: Add, masks: list[str], meeting: list[str]) -> None:
         """Add ``more`` at ``places``, index by index along the dimensions in ``meeting``."""

@@ -28,7 +28,7 @@ from .chunks import Chain, chain_of
 from .plan import KernelPlan, Plan, Scan
 from .recompute import CHUNK, entry_of
 
-TOGETHER = 4  # lanes whose sum is one part of a sum over lanes: of more, 32 steps of 16 states leave registers
+TOGETHER = 8  # lanes whose sum is one part of a sum over lanes
 
 
 class NotAtOnce(Exception):

@@ -43,7 +43,8 @@ from .options import PlanOptions
 
 _ELEMENTS = 512  # of a tile, where lanes can be chosen freely
 _LARGEST = 1 << 15  # elements of a tile, at most
-_MANY_ELEMENTS, _FEW_LANES = 4096, 16  # the same where a kernel takes steps at once, and lanes of it
+_MANY_ELEMENTS, _FEW_LANES = 2048, 16  # the same where a kernel takes steps at once, and lanes of it
+_WITHOUT_STATES, _WITH_STATES = 4, 16  # elements for each thread then, at most, as long as warps last
 _BLOCK = 128  # lanes of a program, at most, where no sum over a group of lanes says how many
 _EACH = 8  # elements of a tile for each thread, at most, as long as warps last
 _WARP, _WARPS = 32, 16
@@ -99,8 +100,15 @@ class _Tiling:
         """Warps that work on tiles of so many elements. Where tiles are halved because registers did not suffice, warps
         are not, so that each thread has fewer; but more than eight would leave each thread half the registers."""
         each, most = (max(1, _EACH >> self.halved), _WARPS // 2) if self.halved else (_EACH, _WARPS)
-        few = min((elements if self.kernel.at_once else block) // _WARP, 4)
-        return min(most, max(1, few, elements // (_WARP * each)))
+        if self.kernel.at_once:
+            return self._warps_of_steps(block * self._at_once(), elements, most)
+        return min(most, max(1, min(block // _WARP, 4), elements // (_WARP * each)))
+
+    def _warps_of_steps(self, without_states: int, elements: int, most: int) -> int:
+        """The same where steps are taken at once: of what has no inner axes a thread has a few elements. Fewer than
+        one, and threads would share them: each would compute again what others have, exponentials too."""
+        few, each = (max(1, n >> self.halved) for n in (_WITHOUT_STATES, _WITH_STATES))
+        return min(most, max(1, without_states // (_WARP * few), elements // (_WARP * each)))
 
     def _block(self, lane: str, each: int) -> int:
         """Lanes of a program whose tiles have so many elements for each of them."""
@@ -116,7 +124,8 @@ class _Tiling:
                 )
             return block
         lanes, elements = (_FEW_LANES, _MANY_ELEMENTS) if self.kernel.at_once else (_BLOCK, _ELEMENTS)
-        return max(1, min(lanes >> self.halved, most, (elements >> self.halved) // each))
+        times = max(0, self.halved - 1) if self.kernel.at_once else self.halved  # more threads come first
+        return max(1, min(lanes >> times, most, (elements >> times) // each))
 
     # ------------------------------------------------------------ what a kernel is made of
 

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ssmc
 from ssmc.backends import Cache, default_storage, triton_toolchain
 from ssmc.compiler import compile_program, stages
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import Program, bind_extents
 from ssmc.ir.interpret import interpret
 from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
+from ssmc.verify import HOLDS, verify
 from tests.backends.test_c_derived import FORMS, derived
 from tests.backends.test_time import CASES, SIZES, agree, layer_of
 from tests.compiled import CompiledProgram, random_inputs
 from tests.library_cases import LOWERED, Case
 from tests.passes.affine import SAMPLES, random_layer
+from tests.triton_host.machine import interpreted
 
 by_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install 'ssmc[gpu]'"
@@ -81,6 +84,30 @@ def test_random_layers(seed: int) -> None:
     check(layer_of(random_layer(seed)), {"b": 2, "t": 5, "d": 3}, (33, 65))
 
 
+MORE = (
+    # what is read late is no recurrence; both ways
+    "layer f(x[b, t, d], a[b, t, d], h0[b, d]) -> y[b, t, d]:\n    seq t\n    u = tanh(x)\n    u[t<0] = h0\n"
+    "    h = 0.5 * h[t-1] + u[t-1]\n    v = exp(-a ^ 2)\n    g = sigmoid(a) * g[t+1] + v[t+1]\n"
+    "    y = h + u[t-1] * a * g\n",
+    # whole numbers
+    "layer f(x[b, t, d], k[b, t]: int, s[b, t]: bool) -> y[b, t, d], last[b]: int:\n    seq t\n"
+    "    c = where(s, 0, c[t-1]) + k\n    p = p[t-1] + k\n    h = 0.5 * h[t-1] + x * c * p\n    y = h\n"
+    "    last = c[t = #t - 1]\n",
+    # nothing but time
+    "layer f(x[t], a[t]) -> y[t]:\n    seq t\n    h = sigmoid(a) * h[t-1] + x\n    y = h * h[t-1]\n",
+    # a largest state and where it is, a sum over channels
+    "layer f(x[b, t, d], a[b, t, d, n]) -> y[b, t, d], k[b, t, d]: int, z[b, t]:\n    seq t\n"
+    "    h = sigmoid(a) * h[t-1] + x\n    y = max[n](h)\n    k = argmax[n](h)\n    z = sum[d](y)\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MORE, ids=["late", "whole", "time", "largest"])
+def test_more_layers(text: str) -> None:
+    layer = layer_of(text)
+    sizes = {"b": 2, "t": 5, "d": 3, "n": 3}
+    check(layer, {axis.name: sizes[axis.name] for axis in layer.axes if axis.name in sizes}, (1, 32, 65))
+
+
 @pytest.mark.parametrize("chunk", [64, 96])
 def test_more_steps(chunk: int) -> None:
     """Where nothing is kept for each chunk, tiles may have more steps, of which the last need not be a power of two."""
@@ -136,6 +163,15 @@ def test_by_triton(text: str) -> None:
     )
 
 
+def test_as_an_operator() -> None:
+    """The table that says whether all calls of a layer are one function, as far as it takes seconds."""
+    layer = interpreted(ssmc.load("affine_scan", "affine_scan", plan="time=lanes"), quickly=True)
+    rows = ("forward", "gradient", "step by step", "same bits", "packed", "padded", "backwards", "extreme values")
+    found = verify(layer, ["triton"], ["f32"], only=rows)
+    own = [row for row in found.rows if row.subject == "triton, float32"]
+    assert found.ok and len(own) == len(rows) and all(row.verdict == HOLDS for row in own), str(found)
+
+
 # ---------------------------------------------------------------- what cannot take steps at once
 
 FAR = "layer f(x[b, t, d], w[d, j]) -> y[b, t, d]:\n    seq t\n    h = 0.5 * h[t-1] + x\n    y = sum[j](w * h[t-j])\n"
@@ -180,7 +216,7 @@ def test_exponentials_are_taken_once() -> None:
 
 
 @by_triton
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("backward", [pytest.param(False, marks=pytest.mark.slow), True], ids=["forward", "backward"])
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
