@@ -10,7 +10,7 @@ import argparse
 import datetime
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.gpu.sections import DONE, Section, State, in_a_process, run_all, worker
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDED = ("torch", "numpy", "click", "filelock", "lark", "networkx", "platformdirs", "rich", "sympy")
 KINDS = ("environment", "verify", "memory", "tune", "bench")
 MACHINE_LACKS = 3
+IN_PARTS = ("selective_scan", "rg_lru:rg_lru_gated", "affine_scan:affine_scan_complex")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +89,7 @@ def planned(
         for layer in layers or library()
         for target in targets
     ]
+    found += list(_in_parts(targets, small, layers))
     found += [Section(f"memory checker, {target}", "memory", {"target": target}) for target in targets]
     about = {"dtype": dtype, "small": small}
     searched = {**about, "seconds": 30, "trials": 2} if small else about
@@ -106,6 +108,18 @@ def planned(
         for what in PASSES
     ]
     return [section for section in found if section.kind in only]
+
+
+def _in_parts(targets: Sequence[str], small: bool, layers: Sequence[str]) -> Iterator[Section]:
+    """Layers whose sequences are cut, which the short ones that are verified are not by themselves."""
+    from ssmc.passes import KNOBS
+
+    for layer in IN_PARTS:
+        for target in targets if not layers or layer in layers else ():
+            for way in KNOBS["time"].words_of(target):
+                if way not in ("auto", "in_order"):
+                    about = {"layer": layer, "target": target, "quick": small, "plan": f"time={way},chunk=32"}
+                    yield Section(f"verify {layer}, {target}, time={way}", "verify", about)
 
 
 def library() -> list[str]:

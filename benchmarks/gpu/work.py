@@ -33,8 +33,9 @@ def environment(device: devices.Device, about: Mapping[str, Any]) -> dict[str, A
 
 
 def verify(device: devices.Device, about: Mapping[str, Any]) -> dict[str, Any]:
-    """``ssmc verify`` of a layer on a target; ``about``: layer, target, quick."""
+    """``ssmc verify`` of a layer on a target; ``about``: layer, target, quick, plan."""
     words = ["verify", about["layer"], "--target", about["target"], "--dtype", "f32"]
+    words += ["--plan", about["plan"]] if about.get("plan") else []
     words += ["--only", "forward"] if about.get("quick") else []
     found = _ssmc(words)
     failing = [row for row in found["rows"] if row["verdict"] == "fails"]

@@ -87,6 +87,9 @@ def test_sections_cover_everything_once() -> None:
     assert {s.kind for s in found} == {*command.KINDS} == {*work.WORK}
     verified = {(s.about["layer"], s.about["target"]) for s in found if s.kind == "verify"}
     assert {("selective_scan:mamba_scan", "triton"), ("lstm", "cuda")} <= verified
+    assert {"verify selective_scan, cuda, time=look_back", "verify selective_scan, triton, time=lanes"} <= {
+        s.name for s in found
+    }
     assert len([s for s in found if s.kind == "bench"]) == len(WORKLOADS) * len(timed.PASSES)
     few = command.planned(("c",), True, ("bench",), "f32", workloads=["HGRN"])
     assert [s.name for s in few] == [f"bench HGRN, {what}" for what in timed.PASSES]
