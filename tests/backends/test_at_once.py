@@ -174,17 +174,29 @@ def test_as_an_operator() -> None:
 
 # ---------------------------------------------------------------- what cannot take steps at once
 
-FAR = "layer f(x[b, t, d], w[d, j]) -> y[b, t, d]:\n    seq t\n    h = 0.5 * h[t-1] + x\n    y = sum[j](w * h[t-j])\n"
+_STATES = "layer f(x[b, t, d], c[d, n], w[b, t, n]) -> y[b, t, d]:\n    seq t\n    h = sigmoid(c) * h[t-1] + w * x\n"
+CANNOT = (
+    (
+        "layer f(x[b, t, d], c[d, n]) -> y[b, t, d]:\n    seq t\n    h = 0.5 * h[t-1] + x\n"
+        "    y = sum[n](c * h[t-n])\n",
+        "kernel k0, which computes h, y, reads `h` 2 steps back",
+    ),
+    (f"{_STATES}    y = sum[n](w * h[t-1, n=(n + 1) % #n])\n", "kernel k0 reads more of `h` than its own element"),
+    (f"{_STATES}    y = sum[n](w * h[n=(n + 1) % #n])\n", "kernel k0 keeps more than tiles of many steps hold: h"),
+    (
+        f"{_STATES}    s = sum[n](h)\n    q = s > 0\n    y = where(q[t-1], s, 0)\n",
+        "kernel k0, which computes h, s, q, y, carries `q`, which is true or false",
+    ),
+)  # fmt: skip
 
 
-def test_what_cannot_runs_in_chunks_and_says_so() -> None:
-    layer, sizes = layer_of(FAR), {"b": 2, "t": 5, "d": 3, "j": 3}
+@pytest.mark.parametrize(("text", "why"), CANNOT, ids=["far", "before", "elsewhere", "truth"])
+def test_what_cannot_runs_in_chunks_and_says_so(text: str, why: str) -> None:
+    layer, sizes = layer_of(text), {"b": 2, "t": 5, "d": 3, "n": 3}
     made = CompiledProgram(layer, sizes, options=LANES, target="triton", quickly=True)
-    assert "in chunks of time instead of lanes over time: kernel k0, which computes h, y, reads `h` 2 steps back" in (
-        made.stages.show("plan")
-    )
+    assert f"in chunks of time instead of lanes over time: {why}" in made.stages.show("plan")
     assert any(kernel.part for kernel in made.stages.loops.kernels)
-    inputs = random_inputs(layer, {**sizes, "t": 70})
+    inputs = random_inputs(layer, {**sizes, "t": 300})
     agree(made(inputs), interpret(layer, inputs))
 
 
