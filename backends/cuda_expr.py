@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ssmc.ir import REAL
-from ssmc.ir.loops import Block, Variable
+from ssmc.ir.loops import Block, Variable, inner_axes
 from ssmc.ir.scalar import Node
 
 from .c_family import Spelling
@@ -33,6 +33,9 @@ class Expressions(Spelling):
         return self.names.get("e", f"{tensor} {part}")
 
     def load(self, node: Node, section: str) -> str:
+        if self.is_tiled(node) and node.number not in self.rows:
+            place = self.tile_row(node) + f"[{self.axis(self.tile_axes(node)[-1])}]"
+            return self.widen(place, self.storage[node.name[0]])
         if node.number in self.rows:
             _, row = self.rows[node.number]
             return self.widen(f"{row}[{self.axis(self.along)}]", self.storage[node.name[0]])
@@ -43,6 +46,30 @@ class Expressions(Spelling):
     def ahead_name(self, node: Node) -> str:
         """Where a load of a batch of steps is kept."""
         return self.names.get("a", f"{self.kernel.name} {node.name[0]} {node.name[1]} {node.number}")
+
+    # ------------------------------------------------------------ tiles in shared memory
+
+    def is_tiled(self, node: Node) -> bool:
+        """Whether the block fetches what a load reads."""
+        return self.block.tile is not None and node.number in self.block.tile.loads
+
+    def tile_name(self, node: Node) -> str:
+        return self.names.get("f", f"{self.kernel.name} {node.name[0]} {node.number}")
+
+    def tile_shape(self, node: Node) -> list[int]:
+        """Of the tile in use and the next."""
+        assert self.block.tile is not None
+        return [2, self.block.tile.steps, *self.block.tile.loads[node.number][1]]
+
+    def tile_axes(self, node: Node) -> tuple[str, ...]:
+        """The inner axes along which a load reads, in the order in which they lie in memory."""
+        return tuple(a for a in inner_axes(self.tensors[node.name[0]].axes, self.kernel) if a in node.axes)
+
+    def tile_row(self, node: Node) -> str:
+        """The row that a load reads at the present step, in the tile in use."""
+        step = "s" if self.kernel.chunk else "(int)(step - tile)"
+        outer = "".join(f"[{self.axis(axis)}]" for axis in self.tile_axes(node)[:-1])
+        return f"{self.tile_name(node)}[half][{step}]{outer}"
 
     @property
     def block(self) -> Block:

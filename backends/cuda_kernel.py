@@ -16,7 +16,7 @@ from .storage import C_TYPES
 from .writer import Names, Writer
 
 _ALIGNMENT = 16
-_C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int": 4}
+_C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int": 4, "int32_t": 4, "uint16_t": 2, "uint8_t": 1}
 
 
 class KernelEmitter:
@@ -152,6 +152,8 @@ class KernelEmitter:
                 used |= set(group.axes)
                 for statement in group.statements:
                     used |= {str(n.name) for n in walk_nodes(operands(statement)) if n.kind == "size"}
+        if self.groups.tile:
+            used.update(*(self.groups.tile.computed(node) for node, _ in self.groups.tile.tile.loads.values()))
         return used
 
     def touched(self) -> list[str]:
@@ -195,6 +197,10 @@ class KernelEmitter:
         for statement in self.groups.sums():
             kind = self.groups.c_type(statement.node.type)
             self._in_shared(self.groups.sum_name(statement), kind, self.groups.sum_shape(statement))
+        if self.block.tile:
+            for node, _ in self.block.tile.loads.values():
+                kind = C_TYPES[self.storage[node.name[0]]]
+                self._in_shared(self.x.tile_name(node), kind, self.x.tile_shape(node))
 
     def _declare(self, name: str, type: DType, shape: list[int], shared: bool, zero: bool = False) -> None:
         kind = self.groups.c_type(type)

@@ -46,6 +46,40 @@ SSMC_INLINE void ssmc_read_row(const Number *__restrict__ from, int64_t stride, 
     }
 }
 
+/* A row of a tile in shared memory into registers, sixteen bytes at a time: there, rows fill whole accesses. */
+template <typename Number, int count>
+SSMC_INLINE void ssmc_read_tile(const Number *from, Number (&row)[count]) {
+    constexpr int together = 16 / (int)sizeof(Number);
+    struct alignas(16) Fetched {
+        Number numbers[together];
+    };
+#pragma unroll
+    for (int i = 0; i < count; i += together) {
+        const Fetched fetched = *(const Fetched *)(from + i);
+#pragma unroll
+        for (int j = 0; j < together && i + j < count; ++j) row[i + j] = fetched.numbers[j];
+    }
+}
+
+/* The index from 0 up to `size` that is nearest. */
+SSMC_INLINE int64_t ssmc_inside(int64_t index, int64_t size) {
+    return index < 0 ? 0 : index < size ? index : size - 1;
+}
+
+/* A piece of a row, `count` numbers that lie `stride` apart, into a tile in shared memory: it is there once this thread
+   has waited for what it sent. Sixteen bytes that lie side by side nobody waits for here. */
+template <typename Number>
+SSMC_INLINE void ssmc_fetch(Number *to, const Number *__restrict__ from, int64_t stride, int count) {
+    constexpr int together = 16 / (int)sizeof(Number);
+    if (count == together && stride == 1 && ((uint64_t)from & 15) == 0) {
+        ssmc_send(to, from);
+    } else {
+#pragma unroll
+        for (int i = 0; i < together; ++i)
+            if (i < count) to[i] = from[i * stride];
+    }
+}
+
 /* a / b and a % b of numbers without sign, b > 0: in 32 bits where both fit, else bit by bit. */
 SSMC_INLINE uint64_t ssmc_divided(uint64_t a, uint64_t b, uint64_t *rest) {
     if ((a | b) >> 32 == 0) {

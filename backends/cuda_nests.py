@@ -9,6 +9,7 @@ from ssmc.ir.loops import Group, Kernel, LaneSum
 
 from .c_nests import Nests
 from .cuda_expr import Expressions
+from .cuda_tiles import TileEmitter
 from .launch import WARP
 from .storage import C_TYPES
 from .writer import Names, Writer
@@ -21,6 +22,7 @@ class GroupEmitter(Nests):
         super().__init__(kernel, x, names, out)
         self.x: Expressions = x
         self.block = x.block
+        self.tile = TileEmitter(x, names, out) if x.block.tile else None
 
     # ------------------------------------------------------------ time
 
@@ -33,13 +35,28 @@ class GroupEmitter(Nests):
             upwards = f"for (int64_t begin = start; begin < stop; begin += {k.chunk})"
             last = f"start + (stop - start - 1) / {k.chunk} * {k.chunk}"
             down = f"for (int64_t begin = {last}; begin >= start; begin -= {k.chunk})"
+            if self.tile:
+                self.tile.first(last if k.reverse else "start")
             with out.block(down if k.reverse else upwards):
                 out.line(f"const int64_t count = begin + {k.chunk} < stop ? {k.chunk} : stop - begin;")
+                if self.tile:
+                    self.tile.next("begin", -k.chunk if k.reverse else k.chunk)
                 self._chunk()
+        elif self.tile:
+            steps = self.tile.steps
+            self.tile.first("start")
+            with out.block(f"for (int64_t tile = start; tile < stop; tile += {steps})"):
+                out.line(f"const int64_t end = tile + {steps} < stop ? tile + {steps} : stop;")
+                self.tile.next("tile", steps)
+                self._in_order("tile", "end")
         else:
-            with self._each("step", "start", "stop"):
-                self.groups("step")
-                self._shift()
+            self._in_order("start", "stop")
+
+    def _in_order(self, first: str, last: str) -> None:
+        """Steps that are told apart by their number alone."""
+        with self._each("step", first, last):
+            self.groups("step")
+            self._shift()
 
     def _chunk(self) -> None:
         """One chunk of time, ``s`` its steps: what it begins with, what is rebuilt, then its steps."""
@@ -135,8 +152,13 @@ class GroupEmitter(Nests):
         """The rows that the loop along an axis, which follows, reads."""
         x = self.x
         for node, row in x.rows.values():
-            x.needed.add("ssmc_read_row")
             tensor = node.name[0]
+            if x.is_tiled(node):
+                x.needed.add("ssmc_read_tile")
+                self.out.line(f"{C_TYPES[x.storage[tensor]]} {row}[{x.fixed[along]}];")
+                self.out.line(f"ssmc_read_tile({x.tile_row(node)}, {row});")
+                continue
+            x.needed.add("ssmc_read_row")
             indices = ["0" if a.name == along else x.expr(a, section) for a in node.args]
             start = f"{x.pointer(tensor)} + {x.offset(tensor, indices)}"
             self.out.line(f"{C_TYPES[x.storage[tensor]]} {row}[{x.fixed[along]}];")

@@ -129,6 +129,17 @@ SSMC_INLINE Number ssmc_from_last(Number x) {
     return __shfl_sync(0xffffffffu, x, 31);
 }
 
+/* Sixteen bytes on their way from memory to shared memory, past registers; both begin at multiples of sixteen. */
+SSMC_INLINE void ssmc_send(void *to, const void *from) {
+    const uint32_t place = (uint32_t)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(place), "l"(from) : "memory");
+}
+
+/* Wait until all that this thread has sent is there. */
+SSMC_INLINE void ssmc_arrived() {
+    asm volatile("cp.async.wait_all;" : : : "memory");
+}
+
 /* Which block this is, in the order in which they start. `next` is 0 before the first; `place` is shared. */
 SSMC_INLINE uint32_t ssmc_ticket(uint32_t *next, uint32_t *place) {
     if (threadIdx.x == 0) *place = atomicAdd(next, 1u);

@@ -244,7 +244,8 @@ class _Staging:
         precision = compute_type(a.storage for a in arguments)
         stored_in = {a.name: BYTES[a.storage] for a in arguments if a.storage not in COMPLEXES}
         limits = self.limits or self.backend.limits
-        loops = spread(loops, precision, stored_in, self.options, limits, together, self.halved.kernels)
+        options = replace(self.options, time=time)
+        loops = spread(loops, precision, stored_in, options, limits, together, self.halved.kernels)
         return joined(loops, time) if time in JOINED else loops
 
     def _emitted(self, planned: Plan, loops: Loops) -> Stages:

@@ -191,16 +191,28 @@ class Halved:
 
 
 @dataclass(frozen=True)
+class SharedTile:
+    """What a block fetches into shared memory for so many ``steps`` of time: the ``loads`` that are the same for all of
+    its lanes, by number of node, each with its shape at a step; see ``passes.shared_reads``. Two tiles take ``bytes``:
+    the one in use and the next."""
+
+    steps: int
+    loads: Mapping[int, tuple[Node, tuple[int, ...]]]
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Block:
     """How a kernel is spread over the threads of a GPU, one for each point of its grid and lane; see
     ``passes.blocks``.
 
     ``threads`` of a block, at most; ``together`` blocks should have room on a multiprocessor at once. ``grouped``: a
-    block is one group of lanes, whose sums it gathers, at each step if ``each_step``, else at the end of each chunk;
-    where it is not, threads are dealt out along the whole grid, lanes fastest. ``steps`` of time are one thread's
-    where steps do not depend on each other (0: all of them). Loops over ``unrolled`` axes are written out, so that
-    what is kept along them stays in registers; of other innermost loops ``ahead`` rounds are, so that their loads are
-    issued together. ``batch`` steps are taken together: their ``loads``, by number of node and section, come first.
+    block is one group of lanes, for which it fetches a ``tile`` and whose sums it gathers, at each step if
+    ``each_step``, else at the end of each chunk; where it is not, threads are dealt out along the whole grid, lanes
+    fastest. ``steps`` of time are one thread's where steps do not depend on each other (0: all of them). Loops over
+    ``unrolled`` axes are written out, so that what is kept along them stays in registers; of other innermost loops
+    ``ahead`` rounds are, so that their loads are issued together. ``batch`` steps are taken together: their ``loads``,
+    by number of node and section, come first.
     ``rows`` are the loads of a group, by section and place in it, that are fetched whole ahead of its innermost loop.
     ``shared`` variables, and rings of ``shared_rings``, lie in shared memory. In ``shifted`` rings all values move on
     by one place after each step."""
@@ -218,6 +230,7 @@ class Block:
     batch: int = 1
     loads: Mapping[tuple[str, int], Node] = field(default_factory=dict)
     rows: Mapping[tuple[str, int], tuple[Node, ...]] = field(default_factory=dict)
+    tile: SharedTile | None = None
 
 
 @dataclass(frozen=True)

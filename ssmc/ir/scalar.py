@@ -122,6 +122,11 @@ def part_names(dtype: DType) -> tuple[str, ...]:
     return ("re", "im") if dtype is COMPLEX else ("re",)
 
 
+def is_plain(index: Node, axis: str) -> bool:
+    """Whether an index is that along an axis itself."""
+    return index.kind == "index" and index.name == axis
+
+
 def walk_nodes(roots: tuple[Node, ...]) -> list[Node]:
     """Every node below the roots, operands before their users, each once."""
     seen: set[int] = set()

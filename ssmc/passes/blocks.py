@@ -28,14 +28,17 @@ from ssmc.ir.loops import (
     Limits,
     Loops,
     Ring,
+    SharedTile,
     Store,
     Variable,
     own_nodes,
 )
-from ssmc.ir.scalar import Node, walk_nodes
+from ssmc.ir.scalar import Node, is_plain, walk_nodes
 
+from .joined import JOINED
 from .options import MOST_THREADS, PlanOptions
 from .row_reads import rows_of
+from .shared_reads import tile_of
 
 WARP = 32
 THREADS = 128
@@ -89,13 +92,14 @@ class _Spreading:
         if k.sums:
             each_step = self._bytes_of_sums(threads, k.chunk) > room // 2
             room -= self._bytes_of_sums(threads, 1 if each_step else k.chunk)
-        shared, rings = self._shared(room // threads)
+        tile = self._tile(room // 3)
+        shared, rings = self._shared((room - (tile.bytes if tile else 0)) // threads)
         steps = 0 if k.recurrent or not k.time else k.chunk or self.options.steps or _STEPS
         unrolled = self._unrolled()
         block = Block(
-            threads, self._together(unrolled, threads), bool(k.sums), each_step, steps, unrolled,
+            threads, self._together(unrolled, threads), bool(k.sums or tile), each_step, steps, unrolled,
             self._ahead(unrolled), shared, rings, shifted, self._batch(unrolled), self._loads(),
-            rows_of(k, self.axes, self.fixed, unrolled, self.stored_in),
+            rows_of(k, self.axes, self.fixed, unrolled, self.stored_in, tile), tile,
         )  # fmt: skip
         return replace(k, block=block)
 
@@ -120,6 +124,12 @@ class _Spreading:
         found = [s for g in self.kernel.step for s in g.statements if isinstance(s, LaneSum)]
         numbers = sum(self._count(s.dims) * self._bytes(s.node.type) for s in found)
         return threads // WARP * steps * numbers
+
+    def _tile(self, room: int) -> SharedTile | None:
+        """What a block fetches together; kernels that are joined have other lanes, or parts, in a block."""
+        if self.options.time in JOINED:
+            return None
+        return tile_of(self.kernel, self.axes, self.fixed, self.stored_in, self.options.shared, room)
 
     def _shared(self, room: int) -> tuple[frozenset[str], frozenset[str]]:
         """Variables and rings with something for each step of a chunk, as far as a thread's share of ``room`` bytes
@@ -231,7 +241,7 @@ class _Spreading:
     def _is_own(self, node: Node) -> bool:
         """Whether a load is of the very point of the grid, lane and time."""
         axes = self.axes[node.name[0]]
-        plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
+        plain = all(is_plain(a, axis) for a, axis in zip(node.args, axes, strict=True))
         return plain and self.kernel.time in axes
 
     def _text(self, group: Group, axes: set[str]) -> int:

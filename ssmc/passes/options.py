@@ -82,6 +82,10 @@ class PlanOptions:
     )  # fmt: skip
     batch: int = _knob(0, "steps taken together, whose loads come first", "cuda", 1, 16, tried=(1, 2, 4, 8))
     ahead: int = _knob(0, "rounds of innermost loops that are written out", "cuda", 1, 16, tried=(1, 2, 4))
+    shared: int = _knob(
+        0, "steps of a tile, in shared memory, of what all lanes of a block read alike (1: none)", "cuda", 1, 64,
+        power=True, tried=(1, 8, 16, 32),
+    )  # fmt: skip
     block: int = _knob(
         0, "lanes of a program, at most, where it adds up no groups", "triton", 1, 1024, power=True,
         tried=(8, 16, 32, 64, 128, 256),

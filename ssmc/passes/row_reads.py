@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ssmc.ir.loops import Add, Group, Kernel, LaneSum, Store, own_nodes
-from ssmc.ir.scalar import Node
+from ssmc.ir.loops import Add, Group, Kernel, LaneSum, SharedTile, Store, inner_axes, own_nodes
+from ssmc.ir.scalar import Node, is_plain
 
 TOGETHER = 16  # bytes that one access fetches, at most
 _WORDS = 64  # 32-bit words of all rows of a loop, at most: they wait in registers
@@ -23,6 +23,7 @@ def rows_of(
     fixed: Mapping[str, int],
     unrolled: frozenset[str],
     stored_in: Mapping[str, int],
+    tile: SharedTile | None = None,
 ) -> dict[tuple[str, int], tuple[Node, ...]]:
     """The reads of rows of each group, by section and place in it.
 
@@ -31,6 +32,7 @@ def rows_of(
         fixed: extents that are compiled in.
         unrolled: inner axes whose loops are written out.
         stored_in: bytes of an element of each tensor in memory that holds plain numbers.
+        tile: what comes from shared memory, where rows lie side by side along the innermost axis alone.
     """
     statements = [s for groups in kernel.sections.values() for g in groups for s in g.statements]
     written = {s.tensor for s in statements if isinstance(s, (Store, Add, LaneSum))}
@@ -45,6 +47,8 @@ def rows_of(
                 tensor = node.name[0]
                 bytes_ = fixed[along] * stored_in.get(tensor, 0)
                 if tensor in written or bytes_ < TOGETHER or not _is_row(node, axes[tensor], along):
+                    continue
+                if tile and node.number in tile.loads and inner_axes(axes[tensor], kernel)[-1] != along:
                     continue
                 words = math.ceil(bytes_ / 4)
                 if words <= room:
@@ -63,5 +67,5 @@ def _reads(kernel: Kernel, section: str, group: Group) -> list[Node]:
 
 def _is_row(node: Node, axes: tuple[str, ...], along: str) -> bool:
     """Whether a load is of the very point at which the kernel is, so that all of its row is there."""
-    plain = all(a.kind == "index" and a.name == axis for a, axis in zip(node.args, axes, strict=True))
+    plain = all(is_plain(a, axis) for a, axis in zip(node.args, axes, strict=True))
     return plain and along in axes

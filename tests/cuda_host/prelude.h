@@ -21,9 +21,14 @@ struct thread {
     int waits;
     int begun;
     uint64_t given;
+    int sent;
+    struct {
+        void *to;
+        const void *from;
+    } on_their_way[64];
 };
 
-const int MOST = 1024, LANES = 32, STACK = 256 << 10;
+const int MOST = 1024, LANES = 32, STACK = 256 << 10, PIECE = 16;
 
 static struct thread threads[MOST];
 static jmp_buf scheduler;
@@ -126,6 +131,23 @@ template <typename Number> static Number given_by(int thread, Number mine) {
     return other;
 }
 
+/* Pieces arrive no sooner than they are waited for. */
+static void send(void *to, const void *from) {
+    struct thread *t = &threads[current];
+    const int room = sizeof t->on_their_way / sizeof t->on_their_way[0];
+    if (t->sent == room || ((uintptr_t)to | (uintptr_t)from) % PIECE) abort();
+    t->on_their_way[t->sent].to = to;
+    t->on_their_way[t->sent++].from = from;
+}
+
+static void arrived(void) {
+    struct thread *t = &threads[current];
+    while (t->sent) {
+        t->sent -= 1;
+        memcpy(t->on_their_way[t->sent].to, t->on_their_way[t->sent].from, PIECE);
+    }
+}
+
 }  // namespace host
 
 #define SSMC_KERNEL(threads, together) static void
@@ -167,6 +189,14 @@ SSMC_INLINE float ssmc_root_quickly(float x) {
 
 SSMC_INLINE float ssmc_inverse_root_quickly(float x) {
     return 1.0f / sqrtf(x);
+}
+
+SSMC_INLINE void ssmc_send(void *to, const void *from) {
+    host::send(to, from);
+}
+
+SSMC_INLINE void ssmc_arrived() {
+    host::arrived();
 }
 
 template <typename Number>
