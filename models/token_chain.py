@@ -71,7 +71,7 @@ class Chain:
         states = self.states(entries)
         if states is None or len(states) != self._number:
             raise StepByStep
-        self._parts, self._check = Parts(blocks, self._attributes), form_check(states)
+        self._parts, self._check = Parts(blocks, self._attributes), form_check([*given, *states])
         self._entries = ()  # nobody is to hold what others carry
 
     # ------------------------------------------------------------ writing down
@@ -120,9 +120,8 @@ class Chain:
         return found
 
     def fits(self, blocks: nn.ModuleList, given: Sequence[Tensor], states: Sequence[Tensor]) -> bool:
-        """Whether it was written down for these states, and blocks and weights are what they were then."""
-        known = blocks is self._blocks and given[0].dtype is self.given[0].dtype
-        return known and self._check(*states) and self._parts.are_same()
+        """Whether it was written down for tensors of this form, and blocks and weights are what they were then."""
+        return blocks is self._blocks and self._check(*given, *states) and self._parts.are_same()
 
     def run(self, given: Sequence[Tensor], entries: Sequence[LayerCache], states: Sequence[Tensor]) -> Tensor:
         """What the last block gives; what layers carry is brought up to date."""

@@ -131,3 +131,27 @@ def test_what_goes_step_by_step(count: list[int]) -> None:
             torch.testing.assert_close(model(IDS[:, n : n + 1], cache=saved).logits, one[n - 3], rtol=0, atol=0)
             torch.testing.assert_close(model(IDS[:, n : n + 1], cache=first).logits, one[n - 3], rtol=0, atol=0)
     assert len(count) == 18
+
+
+def test_in_inference_mode_and_outside_of_it(count: list[int]) -> None:
+    model = small_model(dtype=torch.float64)
+    with torch.no_grad():
+        want = model(IDS, use_cache=False).logits
+        for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+            with mode():
+                torch.testing.assert_close(stepwise(model)[0], want, rtol=1e-11, atol=1e-11)
+        with torch.inference_mode():
+            cache = model(IDS[:, :3], use_cache=True).cache
+            model(IDS[:, 3:4], cache=cache)
+        torch.testing.assert_close(model(IDS[:, 4:5], cache=cache).logits, want[:, 4:5], rtol=1e-11, atol=1e-11)
+    assert len(count) == 26
+
+
+@pytest.mark.parametrize("block_types", [["recurrent"], ["attention"], ["recurrent", "attention"]], ids=str)
+def test_what_was_written_down_is_kept(count: list[int], block_types: list[str]) -> None:
+    model = small_model(block_types=block_types)
+    with torch.no_grad():
+        stepwise(model)
+        (chain,) = model.model.token_chain._idle
+        stepwise(model)
+    assert model.model.token_chain._idle == [chain] and len(count) == 16
