@@ -9,14 +9,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ssmc.ir import COMPLEX
 from ssmc.ir.loops import Kernel, Loops
 
 from .cuda_kernel import KernelEmitter
 from .cuda_parts import PartsEmitter
 from .definitions import Definitions, read
 from .launch import Emitted
-from .storage import compute_type
+from .storage import compute_type, state_storage
 from .writer import Names, Writer
 
 PRELUDE = "cuda_prelude.h"
@@ -39,8 +38,7 @@ def emit(loops: Loops, storage: Mapping[str, str], arguments: Iterable[str], axe
     precision = compute_type(storage.values())
     tensors = loops.program.tensors()
     kept = {name for kernel in loops.kernels if kernel.joined for name in kernel.joined.kept}
-    wide = {"f32": "c64", "f64": "c128"}[precision]
-    held = {**storage, **{name: wide if tensors[name].dtype is COMPLEX else precision for name in kept}}
+    held = {**storage, **{name: state_storage(tensors[name].dtype, storage) for name in kept}}
     strides: dict[str, int] = {}
     place = len(axes)
     for name in arguments:

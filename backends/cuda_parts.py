@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from ssmc.ir import COMPLEX, REAL
 from ssmc.ir.loops import Kernel, Passed
 from ssmc.ir.scalar import part_names
 
@@ -137,7 +138,7 @@ class PartsEmitter:
             given += [self._unless_beyond(item.addend, p, "0") for p in parts]
             given += [f"&{self._place('left', item.value, p)}" for p in parts]
             given += [f"&{self._place('e', item.value, p)}" for p in parts]
-            self.out.line(f"{function}<{self.x.real_type}>({', '.join(given)});")
+            self.out.line(f"{function}<{self._type(item.value)}>({', '.join(given)});")
 
     def _unless_beyond(self, tensor: str | None, part: str, otherwise: str) -> str:
         """The number at the present cut, if there is that cut."""
@@ -192,7 +193,12 @@ class PartsEmitter:
             axes = self._states(tensor)
             shape = "".join(f"[{self.whole.fixed[a]}]" for a in axes)
             for part in part_names(self.whole.tensors[tensor].dtype):
-                self.out.line(f"{self.x.real_type} {self.names.get(prefix, f'{tensor} {part}')}{shape};")
+                self.out.line(f"{self._type(tensor)} {self.names.get(prefix, f'{tensor} {part}')}{shape};")
+
+    def _type(self, tensor: str) -> str:
+        """What a number of a tensor is computed in."""
+        dtype = self.whole.tensors[tensor].dtype
+        return self.x.c_type(REAL if dtype is COMPLEX else dtype)
 
     def _place(self, prefix: str, tensor: str, part: str) -> str:
         """The entry of such a tensor at the present indices."""

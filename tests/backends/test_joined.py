@@ -26,6 +26,9 @@ layer f(x[b, t, d], a[d], h0[b, d]?) -> y[b, t, d], last[b, d]:
 """
 
 
+COUNTED = "layer f(x[b, t, d]: int) -> y[b, t, d]: int:\n    seq t\n    y = 3 * y[t-1] + x\n"
+
+
 def options(way: str) -> PlanOptions:
     return PlanOptions(time=way, chunk=32)
 
@@ -66,6 +69,17 @@ def test_looking_back_gives_the_bits_of_three_launches() -> None:
     inputs = random_inputs(layer, sizes)
     ways = [built(layer, sizes, "cuda", "f32", options(way))(inputs) for way in ("look_back", "chunks")]
     assert np.array_equal(ways[0]["y"], ways[1]["y"])
+
+
+@pytest.mark.parametrize("way", JOINED)
+def test_integers_are_exact(way: str) -> None:
+    """What is passed on is beyond what numbers of 32 bits with a point hold."""
+    layer, sizes = layer_of(COUNTED), {"b": 2, "t": 65, "d": 3}
+    inputs = {"x": np.zeros((2, 65, 3), np.int64)}
+    inputs["x"][:, 35:] = np.random.default_rng(0).integers(-9, 9, (2, 30, 3))
+    made = built(layer, sizes, "cuda", "f32", options(way))
+    assert made.stages.loops.kernels[-1].joined
+    assert np.array_equal(made(inputs)["y"], interpret(layer, inputs)["y"])
 
 
 @pytest.mark.parametrize("way", JOINED)
