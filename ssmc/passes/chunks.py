@@ -229,11 +229,12 @@ class _Chunks:
     chains: list[Chain]
     summaries: list[Equation] = field(default_factory=list)
     extensions: list[Extension] = field(default_factory=list)
-    copies: dict[str, str] = field(default_factory=dict)
+    copies: dict[tuple[str, str, bool], str] = field(default_factory=dict)
     exits: dict[str, tuple[str, Chain]] = field(default_factory=dict)
     gathered: dict[str, list[Equation]] = field(default_factory=dict)
     ordered: dict[str, Equation | None] = field(default_factory=dict)
     copying: bool = True
+    way: tuple[str, bool] = ("", False)
 
     def run(self) -> Program:
         self.names = Names.of(self.program)
@@ -263,7 +264,7 @@ class _Chunks:
         """What each part makes of the state with which it begins, and the state with which it ends."""
         c, time = chain.carried, chain.time
         own = {m.name: self.names.new(f"{m.name}.own") for m in chain.members}
-        self.copying, self.summaries = self._is_rerun(chain), []
+        self.copying, self.way, self.summaries = self._is_rerun(chain), (time, chain.reverse), []
         for member in chain.members:
             expr = self._copied(self._from(member.expr, chain, own, Const(0, INT)))
             self.summaries.append(replace(member, name=own[member.name], expr=expr))
@@ -354,22 +355,28 @@ class _Chunks:
     # ------------------------------------------------------------ what is computed twice
 
     def _copied(self, expr: Expr) -> Expr:
-        """The expression on copies of the elementwise equations that it follows from."""
+        """The expression on copies of the elementwise equations that it follows from here and now: summaries know
+        those of no other part."""
 
         def rule(node: Expr) -> Expr | None:
-            return replace(node, tensor=self._copy(node.tensor)) if isinstance(node, Read) else None
+            if not isinstance(node, Read) or node.tensor not in self.made:
+                return None
+            here = node.indices == tuple(map(Index, self.made[node.tensor].axes))
+            return replace(node, tensor=self._copy(node.tensor)) if here else None
 
         return rewrite(expr, rule)
 
     def _copy(self, name: str) -> str:
-        equation = self.made.get(name)
-        if equation is None or not self.copying or not self._is_elementwise(equation):
+        """The name of the copy of an equation: one for each way through time, since summaries do not need what comes
+        last on theirs."""
+        equation, key = self.made[name], (name, *self.way)
+        if not self.copying or not self._is_elementwise(equation):
             return name
-        if name not in self.copies:
-            self.copies[name] = self.names.new(f"{name}.own")
+        if key not in self.copies:
+            self.copies[key] = self.names.new(f"{name}.own")
             expr = self._copied(equation.expr)
-            self.summaries.append(replace(equation, name=self.copies[name], expr=expr))
-        return self.copies[name]
+            self.summaries.append(replace(equation, name=self.copies[key], expr=expr))
+        return self.copies[key]
 
     def _is_elementwise(self, equation: Equation) -> bool:
         """Whether a kernel that has what an equation reads may compute it in passing."""

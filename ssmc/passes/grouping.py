@@ -128,7 +128,7 @@ def _keeps_to_parts(reading: Reading, group: Unit, unit: Unit, merged: Unit) -> 
         return False
     summary = reading.summaries | reading.ends.keys()
     mixed = group.names <= summary and not unit.names <= summary
-    if merged.parts.endswith(CUT) and not merged.names <= summary:
+    if merged.parts.endswith(CUT) and not (merged.names <= summary and reading.before_same_cuts(merged.names)):
         return False  # what comes last in time comes before no cut
     if mixed and not any(read.tensor in group.names for e in unit.equations for read in reading.all_reads(e)):
         return False

@@ -79,7 +79,7 @@ class _Joining:
                    for name in _reads(kernel)}  # fmt: skip
         if not all(passed.values()) or made & (outside | {*self.loops.program.outputs}):
             return None
-        if read & made - values or ends & made - named:
+        if read & made - values or ends & made - named or any(self.time in self.tensors[name].axes for name in made):
             return None
         kept = frozenset(made if self.way == LANES else made - values)
         joined = Joined(

@@ -70,6 +70,7 @@ class Reading:
             made = (read.tensor for read in self.all_reads(equation) if read.tensor in self.produced)
             self.graph.add_edges_from((tensor, equation.name) for tensor in made)
         self.summaries = self._for_cuts()
+        self._cuts = self._before_cuts()
         self.components = [frozenset(c) for c in networkx.strongly_connected_components(self.graph)]
         self.states = folded_states(program, {n for n in self.produced if self.depends_on_itself(n)})
 
@@ -80,6 +81,24 @@ class Reading:
         while others := {n for n in found if not self.graph[n].keys() <= found | cuts}:
             found -= others
         return found
+
+    def _before_cuts(self) -> dict[str, set[Expr]]:
+        """Of summaries: the steps that are left at the cuts for which they are there."""
+        import networkx
+
+        found: dict[str, set[Expr]] = {}
+        for name, axis in self.ends.items():
+            within = self.graph.subgraph({*self.summaries, name})
+            for read in reads(self.produced[name].expr) if axis.endswith(CUT) else ():
+                steps = {index for index in read.indices if Index(axis) in walk(index)}
+                for other in networkx.ancestors(within, name):
+                    found.setdefault(other, set()).update(steps)
+        return found
+
+    def before_same_cuts(self, names: set[str]) -> bool:
+        """Whether summaries are there for the same steps before cuts: those of one way through time do not know what
+        comes last on the other."""
+        return len(set().union(*(self._cuts.get(name, ()) for name in names))) <= 1
 
     def _closure(self, names: set[str]) -> set[str]:
         """These tensors and those that they follow from."""

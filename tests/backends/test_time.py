@@ -129,6 +129,21 @@ def test_random_layers(seed: int, target: str) -> None:
     check(layer_of(random_layer(seed)), {"b": 2, "t": 5, "d": 3}, target, (33, 65))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lines", [
+    "u = tanh(x)\n    y = sigmoid(a) * y[t-1] + u[t+1]",
+    "s = sigmoid(a)\n    h = s * h[t-1] + x\n    g = s * g[t+1] + x\n    y = h + g",
+])  # fmt: skip
+def test_summaries_know_nothing_of_the_last_part(lines: str, target: str) -> None:
+    """What they take from a later step, and what summaries that run the other way take, is not made with them."""
+    layer = layer_of(f"layer f(x[b, t, d], a[b, t, d]) -> y[b, t, d]:\n    seq t\n    {lines}\n")
+    made = built(layer, dict(SIZES), target)
+    assert any(kernel.cut for kernel in made.stages.loops.kernels)
+    for length in (33, 64):
+        inputs = random_inputs(layer, {**SIZES, "t": length})
+        agree(made(inputs), interpret(layer, inputs))
+
+
 def test_no_steps_at_all() -> None:
     program = layer_of(SAMPLES[2])
     made = built(program, dict(SIZES), "c")
