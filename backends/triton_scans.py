@@ -24,7 +24,7 @@ class Scans:
         self.scanned: set[str] = set()
         statements = [s for groups in x.kernel.sections.values() for g in groups for s in g.statements]
         nodes = [s.node for s in statements if isinstance(s, Let)]
-        self.read_before = {n.name[0] for n in nodes if n.kind == "before" and n.args[0].kind == "scan"}
+        self.read_before = {n.name[0] for n in nodes if n.kind == "before" and _is_of_scan(n)}
 
     def let(self, variable: Variable, node: Node, section: str) -> None:
         """``variable = node``, which is a recurrence, what was one step before, or a sum over the steps."""
@@ -35,7 +35,7 @@ class Scans:
         elif node.kind == "total":
             value = self._total(node, section)
         else:
-            value = self._applied(node.args[0], _BEFORE) if node.args[0].kind == "scan" else self._before(node, section)
+            value = self._applied(node.args[0], _BEFORE) if _is_of_scan(node) else self._before(node, section)
         self.out.line(f"{self.names.get('v', variable.name)} = {value}")
 
     def carry(self, statement: RingSet, section: str) -> None:
@@ -110,6 +110,13 @@ class Scans:
     def _name(self, kind: str, time: str, tensor: str, part: str) -> str:
         suffix = f" {part}" if len(self.x.rings[tensor].parts) > 1 else ""
         return self.names.get("s", f"{kind}{time} {tensor}{suffix}")
+
+
+def _is_of_scan(node: Node) -> bool:
+    """Whether what was one step before is that of a recurrence itself: another value that is equal to it at each step
+    may have been something else before the first."""
+    (value,) = node.args
+    return value.kind == "scan" and value.name[0] == node.name[0]
 
 
 def _zero(type: DType) -> str:

@@ -93,6 +93,9 @@ MORE = (
     "layer f(x[b, t, d], k[b, t]: int, s[b, t]: bool) -> y[b, t, d], last[b]: int:\n    seq t\n"
     "    c = where(s, 0, c[t-1]) + k\n    p = p[t-1] + k\n    h = 0.5 * h[t-1] + x * c * p\n    y = h\n"
     "    last = c[t = #t - 1]\n",
+    # what equals a recurrence at each step, but was something else before the first
+    "layer f(x[b, t, d], a[b, t, d], h0[b, d]) -> y[b, t, d]:\n    seq t\n    h = sigmoid(a) * h[t-1] + x\n"
+    "    h[t<0] = 2 * h0\n    g = h\n    y = g + g[t-1]\n",
     # nothing but time
     "layer f(x[t], a[t]) -> y[t]:\n    seq t\n    h = sigmoid(a) * h[t-1] + x\n    y = h * h[t-1]\n",
     # a largest state and where it is, a sum over channels
@@ -101,7 +104,7 @@ MORE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", MORE, ids=["late", "whole", "time", "largest"])
+@pytest.mark.parametrize("text", MORE, ids=["late", "whole", "equal", "time", "largest"])
 def test_more_layers(text: str) -> None:
     layer = layer_of(text)
     sizes = {"b": 2, "t": 5, "d": 3, "n": 3}
