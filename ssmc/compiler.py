@@ -175,11 +175,14 @@ class _Staging:
         alone = self.halved.in_order or self.backend.time == "in_order"
         if alone or not any(kernel.recurrent for kernel in plain[1].kernels):
             return self._emitted(*plain)
-        try:
-            found = either(*plain, *self._planned(self.backend.time, "p"))
-        except Unsupported:
-            found = None
-        return self._emitted(*(found or plain))
+        for time in dict.fromkeys((self.backend.time, "chunks")):
+            try:
+                found = either(*plain, *self._planned(time, "p"))
+            except Unsupported:
+                continue
+            if found is not None:
+                return self._emitted(*found)
+        return self._emitted(*plain)
 
     @functools.cached_property
     def held(self) -> dict[str, str]:

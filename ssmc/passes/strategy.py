@@ -18,7 +18,7 @@ from ssmc.ir import INT, OPERATIONS, Axis, Const, Expr, Op, Program, Size, Where
 
 from .chunks import chunks
 from .options import PlanOptions
-from .parts import STEPS, axes_of_parts, folded_states
+from .parts import SPLIT, folded_states, parts_of
 from .recompute import CHUNK
 
 _IN_PARTS = ("chunks", "look_back", "lanes")  # ways through time that cut it
@@ -56,16 +56,15 @@ def timed(program: Program, options: PlanOptions, device: Device) -> Program:
 
 
 def counted(program: Program, device: Device) -> Program:
-    """The Program with the axes of the parts in which its sequences would run on a device: whether there is more than
-    one says whether it has too few threads otherwise."""
+    """The Program with an axis of as many points as its sequences would have parts on a device: whether there is more
+    than one says whether it has too few threads otherwise."""
     axes: dict[str, Axis] = {}
     for loop in dependence(program).recurrences:
         members = [program.equation(name) for name in loop.equations()]
         states = folded_states(program, {member.name for member in members})
         points = tuple(dict.fromkeys(a for e in members for a in e.axes if a != loop.axis and a not in states))
-        length = Axis(f"{loop.axis}{STEPS}", _steps(program, loop.axis, points, device))
-        for axis in (length, *axes_of_parts(loop.axis, Size(length.name))):
-            axes.setdefault(axis.name, axis)
+        name, steps = f"{loop.axis}{SPLIT}", _steps(program, loop.axis, points, device)
+        axes.setdefault(name, Axis(name, parts_of(loop.axis, steps), sequence=True))
     return replace(program, axes=(*program.axes, *axes.values()))
 
 
