@@ -18,7 +18,7 @@ from .triton_launch import TileLaunch, wanted
 WARP = 32
 
 
-MOST_POINTS = 1 << 31
+MOST_POINTS = (1 << 31) - 1
 
 
 @dataclass(frozen=True)

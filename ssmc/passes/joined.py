@@ -96,7 +96,9 @@ class _Joining:
         inner = grid - self.grid
         same = (other.lane, other.reverse) == (self.kernel.lane, self.kernel.reverse) and self.grid <= grid
         small = all(axis in self.loops.fixed for axis in inner)
-        return same and small and not other.sums and (not other.cut or other.steps == self.kernel.steps)
+        if other.sums or other.chunk:  # what lies in shared memory of one stage may lie where that of another does
+            return False
+        return same and small and (not other.cut or other.steps == self.kernel.steps)
 
     def _passed(self, kernel: Kernel) -> tuple[Passed, ...]:
         """What a kernel carries over cuts, each element of which follows from its own past; nothing if something else

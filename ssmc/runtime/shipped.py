@@ -30,7 +30,7 @@ DTYPES = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f
           "i64": torch.int64, "i32": torch.int32, "b8": torch.bool, "c128": torch.complex128,
           "c64": torch.complex64}  # fmt: skip
 WARP = 32
-MOST_POINTS, MOST_PROGRAMS = 1 << 31, (1 << 31) - 1  # threads, and programs, of one launch
+MOST_POINTS = MOST_PROGRAMS = (1 << 31) - 1  # threads, and programs, of one launch
 ALIGNED = 16  # bytes; Triton's kernels want memory to begin at multiples of it
 PLAIN_SHARED = 48 << 10  # bytes of shared memory that a block gets without asking
 Extents: TypeAlias = Mapping[str, int]
