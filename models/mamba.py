@@ -194,10 +194,9 @@ class MambaModel(MambaPreTrainedModel):
             return_dict: return an object with names, not a tuple.
             attention_mask: (batch, length), or (batch, past + length); 0 where there is padding, in any place. Real
                 tokens give what they give without the padding; what padding gives means nothing.
-            position_ids: (batch, length) or (length,) ints: a document begins where there is 0. Nothing passes from
-                one to the next.
+            position_ids: (batch, length) or (length,) ints: a document begins where there is 0.
             cu_seqlens: (documents + 1,) ints, where documents begin, and the end of the last, in every row.
-            seq_idx: (batch, length) or (length,) ints: a document is a stretch of equal numbers.
+            seq_idx: (batch, length) or (length,) ints: a document is a stretch of equal numbers. Nothing passes on.
 
         Returns:
             ``last_hidden_state`` (batch, length, hidden_size), ``cache``, ``hidden_states``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -46,12 +48,19 @@ def check(
     layer: Program, sizes: dict[str, int], target: str, lengths: tuple[int, ...], real: str = "f64",
     options: PlanOptions = CHUNKS,
 ) -> None:  # fmt: skip
-    """Forwards with what is kept, and backwards; once more, by several threads."""
+    """All that ``both_ways`` asks, of what is not planned in order alone."""
+    forward = both_ways(layer, sizes, lengths, lambda p: built(p, sizes, target, real, options), real)
+    assert any(kernel.part or kernel.at_once for kernel in forward.stages.plan.kernels)
+
+
+def both_ways(
+    layer: Program, sizes: dict[str, int], lengths: tuple[int, ...], build: Callable[[Program], CompiledProgram],
+    real: str = "f64", again: bool = True,
+) -> CompiledProgram:  # fmt: skip
+    """Forwards with what is kept, and backwards; once more, by several threads. Gives the way forward."""
     gradient = grad(layer)
     kept = kept_values(gradient)
-    forward = built(saving(layer, kept), sizes, target, real, options)
-    backward = built(rebuilding(gradient, kept), sizes, target, real, options)
-    assert any(kernel.part or kernel.at_once for kernel in forward.stages.plan.kernels)
+    forward, backward = build(saving(layer, kept)), build(rebuilding(gradient, kept))
     for length in lengths:
         inputs = random_inputs(gradient, {**sizes, "t": length})
         own = {t.name: inputs[t.name] for t in layer.inputs}
@@ -60,8 +69,10 @@ def check(
         given = {**inputs, **{item.name: found[item.name] for item in kept}}
         slopes = backward(given)
         agree(slopes, interpret(gradient, inputs), real)
-        for once, again in ((found, forward(own, threads=3)), (slopes, backward(given, threads=3))):
-            assert all(np.array_equal(once[name], again[name], equal_nan=True) for name in once)
+        if again:
+            for once, twice in ((found, forward(own, threads=3)), (slopes, backward(given, threads=3))):
+                assert all(np.array_equal(once[name], twice[name], equal_nan=True) for name in once)
+    return forward
 
 
 def layer_of(text: str) -> Program:
