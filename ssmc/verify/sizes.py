@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from ssmc.analysis import look_back
 from ssmc.errors import UserError
-from ssmc.ir import Axis, Expr, Program, Size, Transform, complete_extents, evaluate_int, sizes_used, walk
+from ssmc.ir import Axis, Expr, Op, Program, Size, Transform, complete_extents, evaluate_int, sizes_used, walk
 
 from .evaluate import Itself
 
@@ -96,13 +96,23 @@ def _facts(program: Program, least: int) -> list[_Fact]:
         for axis in program.axes
         if axis.extent is not None
     ]
-    for requirement in program.requirements:
-        axes = frozenset().union(*(_roots(program, a) for a in sizes_used(requirement.condition)))
-        found.append(_Fact(axes, _condition_check(program, requirement.condition)))
+    for condition in (each for r in program.requirements for each in _conjuncts(r.condition)):
+        axes = frozenset().union(*(_roots(program, a) for a in sizes_used(condition)))
+        found.append(_Fact(axes, _condition_check(program, condition)))
     nodes = (node for equation in program.equations for node in walk(equation.expr))
     for axis in {n.axis for n in nodes if isinstance(n, Transform) and n.kind == "hadamard"}:
         found.append(_Fact(_roots(program, axis), _power_check(program, axis)))
     return found
+
+
+def _conjuncts(condition: Expr) -> Iterator[Expr]:
+    """Conditions that hold together: one extent at a time can be changed so that one of them does."""
+    match condition:
+        case Op(op="and", args=args):
+            for each in args:
+                yield from _conjuncts(each)
+        case _:
+            yield condition
 
 
 def _extent_check(program: Program, axis: Axis, least: int) -> Callable[[Mapping[str, int]], bool]:

@@ -10,7 +10,7 @@ import pytest
 import ssmc
 from ssmc import dsl
 from ssmc.passes import KNOBS
-from ssmc.verify import DOES_NOT_APPLY, HOLDS, verify
+from ssmc.verify import DOES_NOT_APPLY, HOLDS, solve, verify
 from tests.cuda_host.driver import on_host
 from tests.triton_host.machine import interpreted
 
@@ -96,6 +96,14 @@ def test_the_whole_table_of_ways_through_time(module: str, target: str, way: str
     layer = loaded(module, dsl.load_module(module).layers[0], f"time={way},chunk=32")
     found = verify(GPUS.get(target, lambda same: same)(layer), [target], ["f32"])
     assert found.ok, str(found)
+
+
+def test_requirements_that_are_said_together() -> None:
+    """Extents are changed one at a time, so that one condition after the other holds."""
+    text = "layer f(x[b, d], u[m], v[f]) -> y[b]:\n    require #f == #d and #m == #d\n    y = sum[d](x)\n"
+    program = dsl.elaborate(dsl.module_from_text(text))
+    found = solve(program, {"b": 2, "d": 6, "m": 5, "f": 3})
+    assert found is not None and found["d"] == found["m"] == found["f"]
 
 
 def test_what_is_not_lowered() -> None:
