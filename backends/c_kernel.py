@@ -252,19 +252,23 @@ class KernelEmitter:
             count = 1
             for extent in shape:
                 count *= extent
+            text = "".join(f"[{n}]" for n in shape)
             if count * 8 > _STACK_BYTES:
                 self._on_heap(name, kind, shape, heap)
-                continue
-            text = "".join(f"[{n}]" for n in shape)
-            self.out.line(f"{kind} {name}{text}{' __attribute__((aligned(64)))' if shape else ''};")
+                size = f"{shape[0]} * sizeof *{name}"
+            else:
+                self.out.line(f"{kind} {name}{text}{' __attribute__((aligned(64)))' if shape else ''};")
+                size = f"sizeof {name}"
             if lanes and (self.kernel.tile or self.x.precision == "f32"):
-                self.out.line(f"if (w < {self.vector}) __builtin_memset({name}, 0, sizeof {name});")
+                self.out.line(f"if (w < {self.vector}) __builtin_memset({name}, 0, {size});")
         return heap
 
     def _on_heap(self, name: str, kind: str, shape: list[int], heap: list[str]) -> None:
+        """The same on the heap; whole vectors lie there as they do on the stack."""
         rest = "".join(f"[{n}]" for n in shape[1:])
         heap.append(name)
-        self.out.line(f"{kind} (*const {name}_heap){rest} = malloc({shape[0]} * sizeof *{name}_heap);")
+        size = f"({shape[0]} * sizeof({kind}{rest}) + 63) / 64 * 64"
+        self.out.line(f"{kind} (*const {name}_heap){rest} = aligned_alloc(64, {size});")
         freed = " ".join(f"free({other}_heap);" for other in heap)
         self.out.line(f"if ({name}_heap == NULL) {{ {freed} return 1; }}")
         self.out.line(f"{kind} (*const restrict {name}){rest} = {name}_heap;")

@@ -69,6 +69,7 @@ class Scalariser:
         self.arrays: set[str] = set()
         self.present: set[int] = set()  # numbers of the reads of carried values that may be of this very step
         self._values: dict[str, Value] = {}
+        self._making: set[str] = set()  # what is begun and not yet there
         self._built: dict[Expr, Value] = {}
 
     # ------------------------------------------------------------ values
@@ -80,10 +81,11 @@ class Scalariser:
             equation = self.program.equation(name)
             if name in self.held:
                 found = self._element(Read(name, tuple(map(Index, equation.axes))), "ring", (self.graph.const(0, INT),))
-            elif name in self.kernel.scans:
-                found = self._scan(equation, self.kernel.scans[name])
             else:
-                found = self.convert(self.build(equation.expr), equation.dtype)
+                self._making.add(name)
+                scan = self.kernel.scans.get(name)
+                found = self._scan(equation, scan) if scan else self.cast(equation.expr, equation.dtype)
+                self._making.discard(name)
             self._values[name] = found
         return found
 
@@ -217,6 +219,8 @@ class Scalariser:
         others = [i == Index(a) for a, i in zip(self.tensors[read.tensor].axes, read.indices, strict=True) if a != time]
         if self.ranges.offset(Index(time), index) != (way, way) or not all(others):
             raise NotAtOnce(f"kernel {self.kernel.name} reads more of `{read.tensor}` than its own element a step back")
+        if read.tensor in self._making:
+            raise NotAtOnce(f"kernel {self.kernel.name} makes `{read.tensor}` of what is outside of its sequence")
         values = zip(parts(self.value(read.tensor)), part_names(self.tensors[read.tensor].dtype), strict=True)
         return _pair([self.graph.node("before", n.type, (read.tensor, p, backwards), (n,)) for n, p in values])
 

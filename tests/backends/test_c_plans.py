@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ssmc.dsl import elaborate, module_from_text
-from ssmc.passes import grad, inline, plan
+from ssmc.ir.interpret import interpret
+from ssmc.passes import PlanOptions, grad, inline, kept_values, plan, rebuilding, saving
 from tests.backends.test_c_gradients import agree
+from tests.compiled import CompiledProgram, random_inputs
 
 MAPPED = """layer mapped(x[b, t, e], w[d, e], a[d]) -> y[b, t, d]:
     seq t
@@ -65,3 +68,27 @@ def test_sums_over_time_run_across_what_lies_side_by_side(extent: int) -> None:
     [kernel] = [k for k in plan(inline(grad(program, ["w"])), sizes).kernels if "d.w" in k.equations]
     assert kernel.lane == "d" and "k" in kernel.parallel
     agree(program, sizes)
+
+
+STATES = """layer states(x[b, t, d], a[b, t, d], A[d, n], w[b, t, n]) -> y[b, t, d]:
+    seq t
+    h[b, t, d, n] = exp(a * A) * h[t-1] + w * x
+    y = sum[n](w * h)
+"""
+
+
+@pytest.mark.parametrize("d", [64, 70])
+def test_states_that_do_not_fit_onto_the_stack(d: int) -> None:
+    """Whole vectors of them lie on the heap where a chunk of time is rebuilt."""
+    sizes = {"b": 1, "t": 33, "d": d, "n": 16}
+    gradient = grad(elaborate(module_from_text(STATES), "states"))
+    program = rebuilding(gradient, kept_values(gradient))
+    made = CompiledProgram(program, sizes, "f32", PlanOptions(lanes=64))
+    assert "aligned_alloc(64, (33 * sizeof(float[16][64])" in made.stages.text
+    kept = saving(elaborate(module_from_text(STATES), "states"), kept_values(gradient))
+    inputs = random_inputs(gradient, sizes)
+    inputs["A"] = -np.abs(inputs["A"])
+    inputs["a"] = np.abs(inputs["a"])
+    found = made({**inputs, **interpret(kept, {t.name: inputs[t.name] for t in kept.inputs})})
+    for name, want in interpret(gradient, inputs).items():
+        assert np.abs(found[name] - want).max() <= 1e-5 * np.abs(want).max(), name

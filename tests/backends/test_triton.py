@@ -19,7 +19,7 @@ from ssmc.dsl import elaborate, module_from_text
 from ssmc.errors import Unsupported
 from ssmc.ir import Program, bind_extents, print_program
 from ssmc.ir.interpret import interpret
-from ssmc.passes import grad, kept_values, rebuilding, saving, step
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
 from tests.backends.test_c_derived import FORMS, derived
 from tests.backends.test_c_random import LOWERED as RANDOM
 from tests.backends.test_c_tables import CASES
@@ -247,11 +247,11 @@ def test_adds_in_turn_by_triton() -> None:
 # ---------------------------------------------------------------- random Programs
 
 
-def _agrees(made: Program, data: st.DataObject) -> None:
-    sizes = data.draw(extents(made))
+def _agrees(made: Program, data: st.DataObject, options: PlanOptions, lengths: int | tuple[int, ...]) -> None:
+    sizes = data.draw(extents(made, lengths))
     inputs = inputs_for(made, sizes, np.random.default_rng(0))
     try:
-        compiled = built(made, sizes)
+        compiled = CompiledProgram(made, sizes, "f64", options, target="triton", quickly=True)
     except Unsupported as reason:
         assert "equation" in str(reason)
         return
@@ -261,13 +261,25 @@ def _agrees(made: Program, data: st.DataObject) -> None:
         np.testing.assert_allclose(found[name] * 1.0, want, 1e-7, slack, err_msg=print_program(made))
 
 
-@pytest.mark.parametrize(
-    ("start", "count"), [(0, 30), *(pytest.param(n, 200, marks=pytest.mark.slow) for n in range(1, 6))]
-)
-def test_random_programs(start: int, count: int) -> None:
-    """Random Programs: values agree, or the target says why it cannot."""
+def _examples(start: int, count: int, options: PlanOptions, lengths: int | tuple[int, ...]) -> None:
     quiet = settings(
         max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None,
         phases=(Phase.generate, Phase.shrink),
     )  # fmt: skip
-    seed(start)(quiet(given(programs(RANDOM), st.data())(_agrees)))()
+    agrees = quiet(given(programs(RANDOM), st.data(), st.just(options), st.just(lengths))(_agrees))
+    seed(start)(agrees)()
+
+
+STARTS = [(0, 30), *(pytest.param(n, 200, marks=pytest.mark.slow) for n in range(1, 6))]
+
+
+@pytest.mark.parametrize(("start", "count"), STARTS)
+def test_random_programs(start: int, count: int) -> None:
+    """Random Programs: values agree, or the target says why it cannot."""
+    _examples(start, count, PlanOptions(), 13)
+
+
+@pytest.mark.parametrize(("start", "count"), STARTS)
+def test_random_programs_with_lanes_over_time(start: int, count: int) -> None:
+    """The same with many steps at once, or in chunks where that cannot be."""
+    _examples(start, count, PlanOptions(time="lanes"), (1, 2, 31, 32, 33, 47))
