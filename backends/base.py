@@ -54,9 +54,7 @@ TARGETS: Mapping[str, Target] = {
     "cuda": Target(
         "cuda", lambda _: 1, lambda _: frozenset(), cuda.emit, True, ARCHITECTURES, ARCHITECTURES[0], time="look_back"
     ),
-    "triton": Target(
-        "triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64, 4, "lanes"
-    ),
+    "triton": Target("triton", lambda _: 1, lambda _: frozenset(), triton.emit, True, TRITON, TRITON[0], True, 64, 4),
 }
 
 

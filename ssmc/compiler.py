@@ -42,7 +42,6 @@ from ssmc.passes import (
     PlanOptions,
     Unbounded,
     at_once,
-    counted,
     either,
     inline,
     joined,
@@ -175,14 +174,11 @@ class _Staging:
         alone = self.halved.in_order or self.backend.time == "in_order"
         if alone or not any(kernel.recurrent for kernel in plain[1].kernels):
             return self._emitted(*plain)
-        for time in dict.fromkeys((self.backend.time, "chunks")):
-            try:
-                found = either(*plain, *self._planned(time, "p"))
-            except Unsupported:
-                continue
-            if found is not None:
-                return self._emitted(*found)
-        return self._emitted(*plain)
+        try:
+            found = either(*plain, *self._planned(self.backend.time, "p"))
+        except Unsupported:
+            found = None
+        return self._emitted(*(found or plain))
 
     @functools.cached_property
     def held(self) -> dict[str, str]:
@@ -213,7 +209,7 @@ class _Staging:
         together = max(1, TOGETHER >> self.halved.sums)
         program = self._prepared(together)
         try:
-            return self._looped(counted(program, GPU) if prefix != "k" else program, time, prefix, together)
+            return self._looped(program, time, prefix, together)
         except NotAtOnce as reason:
             planned, loops = self._planned("chunks", prefix)
             return replace(planned, instead=f"in chunks of time instead of lanes over time: {reason}"), loops

@@ -66,19 +66,32 @@ def resources(
     else:
         made_by = f"triton {triton_toolchain.find().version}"
     kernels = _kernels if target == "cuda" else _programs_on_tiles
-    found = [row for layer, program in _programs(layers) for row in _passes(layer, program, dtype, chosen, kernels)]
-    name = "resources" if target == "cuda" else "resources-triton"
-    if output is not None and layers:
-        found = _among(found, output / f"{name}.json", made_by, dtype, chosen)
     told = ("registers", "stack", "spilled") if target == "cuda" else ("registers", "spilled")
-    head = _HEAD if target == "cuda" else _HEAD_OF_TRITON
-    text = "\n".join([head, f"Made by {made_by}; real inputs stored as {dtype}.", "", *_table(found, chosen, told)])
-    facts = {"compiler": made_by, "dtype": dtype, "passes": found}
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-        (output / f"{name}.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    return Report(text, facts)
+    head = f"{_HEAD if target == 'cuda' else _HEAD_OF_TRITON}\nMade by {made_by}; real inputs stored as {dtype}.\n"
+    name = "resources" if target == "cuda" else "resources-triton"
+
+    def report(rows: Sequence[Mapping[str, Any]]) -> Report:
+        text = "\n".join([head, *_table(rows, chosen, told)])
+        return Report(text, {"compiler": made_by, "dtype": dtype, "passes": rows})
+
+    found: list[dict[str, Any]] = []
+    for layer, program in _programs(layers):
+        click.echo(layer, err=True)
+        found += _passes(layer, program, dtype, chosen, kernels)
+        if output is not None:  # what was found is there if the rest is not waited for
+            _write(report(_among(found, output / f"{name}.json", made_by, dtype, chosen)), output / name)
+    if output is None:
+        return report(found)
+    rows = _among(found, output / f"{name}.json", made_by, dtype, chosen) if layers else found
+    _write(report(rows), output / name)
+    return report(rows)
+
+
+def _write(report: Report, name: Path) -> None:
+    """Both forms, as NAME.md and NAME.json."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.with_suffix(".md").write_text(f"{report.text}\n", encoding="utf-8")
+    name.with_suffix(".json").write_text(json.dumps(report.facts) + "\n", encoding="utf-8")
 
 
 def _among(

@@ -13,14 +13,14 @@ from dataclasses import replace
 from ssmc.ir import Program
 from ssmc.ir.loops import Loops
 
-from .parts import PART, SPLIT
+from .parts import PART
 from .plan import Plan
 
 
 def either(plan: Plan, loops: Loops, parts_plan: Plan, parts: Loops) -> tuple[Plan, Loops] | None:
     """The plans and loops of time in order and of parts of time, one Program written in two ways, in one. None if parts
     have something for each step pass through memory that time in order has not, or if the two do not go together."""
-    axes = tuple(axis.name for axis in parts.program.axes if axis.name.endswith((PART, SPLIT)))
+    axes = tuple(axis.name for axis in parts.program.axes if axis.name.endswith(PART))
     if not axes or loops.fixed != parts.fixed:
         return None
     if not _as_long_as_sequences(parts, loops) <= _as_long_as_sequences(loops, loops):

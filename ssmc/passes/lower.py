@@ -40,7 +40,7 @@ from .scalarise import Scalariser
 from .tile import tile
 from .writes import writes
 
-_WIDER = 8
+_WIDER = 4
 
 
 def lower(plan: Plan, sizes: dict[str, int], lanes: int, vector_operations: frozenset[str] = frozenset()) -> Loops:

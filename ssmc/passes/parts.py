@@ -36,20 +36,15 @@ from .partial import group_sum
 from .recompute import CHUNK
 
 PART, CUT, STEPS, ANY = ".part", ".cut", ".steps", ".any"
-SPLIT = ".split"  # as many as there would be parts: of what runs otherwise where there would be several
 
 
 def axes_of_parts(time: str, steps: Expr) -> list[Axis]:
     """The axes of the parts of ``time``, each of so many steps, of the cuts between them, and of one point if there are
     any. The last part may have fewer steps; where there are none, one part has none."""
-    parts = Axis(f"{time}{PART}", parts_of(time, steps), sequence=True)
+    count = Op("floordiv", (_plus(Size(time), steps, -1), steps))
+    parts = Axis(f"{time}{PART}", Op("maximum", (count, _int(1))), sequence=True)
     cuts = Axis(f"{time}{CUT}", Op("sub", (Size(parts.name), _int(1))), sequence=True)
     return [parts, cuts, Axis(f"{time}{ANY}", Op("minimum", (Size(cuts.name), _int(1))), sequence=True)]
-
-
-def parts_of(time: str, steps: Expr) -> Expr:
-    """How many parts of so many steps ``time`` has."""
-    return Op("maximum", (Op("floordiv", (_plus(Size(time), steps, -1), steps)), _int(1)))
 
 
 def steps_of_parts(program: Program, time: str) -> Expr | None:

@@ -11,14 +11,13 @@ and where there is one part, time runs in order and nothing else is launched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 
-from ssmc.ir import INT, OPERATIONS, Axis, Const, Expr, Op, Program, Size, Where, dependence, walk
+from ssmc.ir import INT, OPERATIONS, Const, Expr, Op, Program, Size, Where, dependence, walk
 
 from .chunks import chunks
 from .options import PlanOptions
-from .parts import SPLIT, folded_states, parts_of
 from .recompute import CHUNK
 
 _IN_PARTS = ("chunks", "look_back", "lanes")  # ways through time that cut it
@@ -53,19 +52,6 @@ def timed(program: Program, options: PlanOptions, device: Device) -> Program:
     if options.chunk or options.time == "lanes":
         return chunks(program, options.chunk or CHUNK)
     return chunks(program, by_sizes=lambda time, points: _steps(program, time, points, device))
-
-
-def counted(program: Program, device: Device) -> Program:
-    """The Program with an axis of as many points as its sequences would have parts on a device: whether there is more
-    than one says whether it has too few threads otherwise."""
-    axes: dict[str, Axis] = {}
-    for loop in dependence(program).recurrences:
-        members = [program.equation(name) for name in loop.equations()]
-        states = folded_states(program, {member.name for member in members})
-        points = tuple(dict.fromkeys(a for e in members for a in e.axes if a != loop.axis and a not in states))
-        name, steps = f"{loop.axis}{SPLIT}", _steps(program, loop.axis, points, device)
-        axes.setdefault(name, Axis(name, parts_of(loop.axis, steps), sequence=True))
-    return replace(program, axes=(*program.axes, *axes.values()))
 
 
 def _steps(program: Program, time: str, points: tuple[str, ...], device: Device) -> Expr:

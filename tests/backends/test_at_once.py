@@ -14,10 +14,10 @@ from ssmc.compiler import compile_program, stages
 from ssmc.errors import Unsupported, UserError
 from ssmc.ir import Program, bind_extents
 from ssmc.ir.interpret import interpret
-from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, saving, step
+from ssmc.passes import PlanOptions, grad, kept_values, rebuilding, step
 from ssmc.verify import HOLDS, verify
 from tests.backends.test_c_derived import FORMS, derived
-from tests.backends.test_time import CASES, SIZES, agree, layer_of
+from tests.backends.test_time import CASES, SIZES, agree, both_ways, layer_of
 from tests.compiled import CompiledProgram, random_inputs
 from tests.library_cases import LOWERED, Case
 from tests.passes.affine import SAMPLES, random_layer
@@ -46,22 +46,8 @@ def check(
     layer: Program, sizes: dict[str, int], lengths: tuple[int, ...], real: str = "f64", options: PlanOptions = LANES,
     quickly: bool = True,
 ) -> None:  # fmt: skip
-    """Forwards with what is kept, and backwards; the same bits once more."""
-    gradient = grad(layer)
-    kept = kept_values(gradient)
-    forward = built(saving(layer, kept), sizes, real, options, quickly)
-    backward = built(rebuilding(gradient, kept), sizes, real, options, quickly)
-    for length in lengths:
-        inputs = random_inputs(gradient, {**sizes, "t": length})
-        own = {t.name: inputs[t.name] for t in layer.inputs}
-        found = forward(own)
-        agree(found, interpret(layer, own), real)
-        given = {**inputs, **{item.name: found[item.name] for item in kept}}
-        slopes = backward(given)
-        agree(slopes, interpret(gradient, inputs), real)
-        if quickly:
-            again = backward(given)
-            assert all(np.array_equal(slopes[name], again[name], equal_nan=True) for name in slopes)
+    """All that ``both_ways`` asks."""
+    both_ways(layer, sizes, lengths, lambda p: built(p, sizes, real, options, quickly), real, again=quickly)
 
 
 def marked(soon: tuple[str, ...]) -> list[object]:

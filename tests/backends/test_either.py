@@ -16,7 +16,7 @@ from tests.compiled import CompiledProgram, random_inputs
 from tests.library_cases import LOWERED
 from tests.passes.affine import SAMPLES
 
-GPUS = ("cuda", "triton")
+GPUS = ("cuda",)
 KEEP_MORE = (0, 1, 5)  # samples of whose recurrences parts would keep something for every step, that lanes do not
 
 
