@@ -300,7 +300,7 @@ class _KernelLowering:
     def _own_nodes(self, item: Item) -> list[Node]:
         """The nodes that an item computes itself, and the items of its section that it reads."""
         seen: dict[int, Node] = {}
-        stack = list(item.uses)
+        stack = [item.node] if item.statement is None else list(item.uses)
         while stack:
             node = stack.pop()
             if node.number in seen:

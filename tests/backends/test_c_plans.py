@@ -92,3 +92,25 @@ def test_states_that_do_not_fit_onto_the_stack(d: int) -> None:
     found = made({**inputs, **interpret(kept, {t.name: inputs[t.name] for t in kept.inputs})})
     for name, want in interpret(gradient, inputs).items():
         assert np.abs(found[name] - want).max() <= 1e-5 * np.abs(want).max(), name
+
+
+@pytest.mark.parametrize("target", ["c", "cuda", "triton"])
+@pytest.mark.parametrize("way", ["+", "-"])
+def test_what_is_read_of_this_very_step_by_several_is_written_before(way: str, target: str) -> None:
+    """A loop over k is there before `s` is; reads of `s` that two later ones share do not go into it."""
+    layer = elaborate(module_from_text(SHARED.replace("~", way)), "shared")
+    sizes = {"b": 2, "t": 9, "d": 6, "k": 5}
+    made = CompiledProgram(layer, sizes, target=target, **({"quickly": True} if target == "triton" else {}))
+    inputs = random_inputs(layer, sizes)
+    found = made(inputs)
+    for name, want in interpret(layer, inputs).items():
+        assert np.abs(found[name] - want).max() <= 1e-12 * np.abs(want).max(), name
+
+
+SHARED = """layer shared(x[b, t, d], w[d, k], v[d, k]) -> z[b, t, d], r[b, t, d]:
+    seq t
+    s = tanh(sum[k](v * x[t - k]))
+    r = r[t ~ 1] * 0.5 + s
+    y = sum[k](w * s[t ~ k])
+    z = sum[k](v * s[t ~ k] * y)
+"""
