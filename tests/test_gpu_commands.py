@@ -47,6 +47,8 @@ def test_resources(capsys: pytest.CaptureFixture[str]) -> None:
         for kernel in row["kernels"]:
             assert 0 < kernel["on"]["sm_90"]["registers"] <= 255 and kernel["on"]["sm_90"]["spilled"] == 0
     assert cli.run(["resources", "--architecture", "sm_1"]) == 1
+    assert cli.run(["resources", "rg_lru:nothing"]) == 1
+    assert "the library has no layer `rg_lru:nothing`" in capsys.readouterr().err
 
 
 def test_rows_of_other_layers_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmc.errors import ToolchainError, Unsupported
+from ssmc.errors import ToolchainError, Unsupported, UserError
 
 from .compile import ASSUMED_EXTENT, staged
 from .layer import DTYPES
@@ -74,16 +74,16 @@ def resources(
         text = "\n".join([head, *_table(rows, chosen, told)])
         return Report(text, {"compiler": made_by, "dtype": dtype, "passes": rows})
 
-    found: list[dict[str, Any]] = []
+    rows = found = list[dict[str, Any]]()
     for layer, program in _programs(layers):
         click.echo(layer, err=True)
         found += _passes(layer, program, dtype, chosen, kernels)
         if output is not None:  # what was found is there if the rest is not waited for
-            _write(report(_among(found, output / f"{name}.json", made_by, dtype, chosen)), output / name)
-    if output is None:
-        return report(found)
-    rows = _among(found, output / f"{name}.json", made_by, dtype, chosen) if layers else found
-    _write(report(rows), output / name)
+            rows = _among(found, output / f"{name}.json", made_by, dtype, chosen)
+            _write(report(rows), output / name)
+    if output is not None and not layers:  # what is of no layer any more goes
+        rows = found
+        _write(report(rows), output / name)
     return report(rows)
 
 
@@ -114,12 +114,18 @@ def _programs(layers: Sequence[str]) -> Iterator[tuple[str, Program]]:
     """The layers asked for, each as a Program."""
     from ssmc import dsl
 
-    for name in dsl.library_names():
-        module = dsl.load_module(name)
-        for number, layer in enumerate(module.layers):
-            full = name if number == 0 else f"{name}:{layer}"
-            if not layers or full in layers:
-                yield full, dsl.elaborate(module, layer, next(dsl.choices(module, module.layer(layer))))
+    modules = {name: dsl.load_module(name) for name in dsl.library_names()}
+    known = {
+        name if number == 0 else f"{name}:{layer}": (module, layer)
+        for name, module in modules.items()
+        for number, layer in enumerate(module.layers)
+    }
+    for asked in layers:
+        if asked not in known:
+            raise UserError(f"the library has no layer `{asked}`", hint="`ssmc library` lists those that it has")
+    for full, (module, layer) in known.items():
+        if not layers or full in layers:
+            yield full, dsl.elaborate(module, layer, next(dsl.choices(module, module.layer(layer))))
 
 
 def _passes(

@@ -16,8 +16,7 @@ from tests.compiled import CompiledProgram, random_inputs
 from tests.library_cases import LOWERED
 from tests.passes.affine import SAMPLES
 
-GPUS = ("cuda",)
-KEEP_MORE = (0, 1, 5)  # samples of whose recurrences parts would keep something for every step, that lanes do not
+KEEP_MORE = (0, 1, 5)  # samples of whose recurrences parts would keep something for every step
 
 
 def launched(made: Stages, sizes: dict[str, int]) -> list[str]:
@@ -27,12 +26,10 @@ def launched(made: Stages, sizes: dict[str, int]) -> list[str]:
     return [item.kernel.removeprefix("ssmc_") for item in items if any(True for _ in item.pieces(extents))]
 
 
-@pytest.mark.parametrize("target", GPUS)
-def test_sizes_choose(target: str) -> None:
-    layer, how = layer_of(ROUND), {"quickly": True} if target == "triton" else {}
-    made = CompiledProgram(layer, {"b": 1, "t": 1, "d": 1}, target=target, **how)
-    in_parts = ["p2"] if target == "cuda" else ["p0"]
-    for batch, length, expected in ((1, 1, ["k0"]), (2, 129, ["k0"]), (1, 511, ["k0"]), (1, 512, in_parts)):
+def test_sizes_choose() -> None:
+    layer = layer_of(ROUND)
+    made = CompiledProgram(layer, {"b": 1, "t": 1, "d": 1}, target="cuda")
+    for batch, length, expected in ((1, 1, ["k0"]), (2, 129, ["k0"]), (1, 511, ["k0"]), (1, 512, ["p2"])):
         sizes = {"b": batch, "t": length, "d": 3}
         inputs = random_inputs(layer, sizes)
         agree(made(inputs), interpret(layer, inputs))
@@ -41,17 +38,16 @@ def test_sizes_choose(target: str) -> None:
     assert launched(made.stages, {"b": 0, "t": 4096, "d": 64}) == []
 
 
-@pytest.mark.parametrize("target", GPUS)
 @pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(len(SAMPLES)) if n != 2)])
-def test_gradients(target: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts for short sequences, which longer ones have anyway: kernels do not know their length."""
     for name, value in {"_WORTH_IT": 40, "_SHORTEST": 32, "_PAYS_TWICE": 2}.items():
         monkeypatch.setattr(f"ssmc.passes.strategy.{name}", value)
     made = both_ways(
-        layer_of(SAMPLES[n]), dict(SIZES), (39, 75), lambda p: built(p, SIZES, target, options=PlanOptions())
+        layer_of(SAMPLES[n]), dict(SIZES), (39, 75), lambda p: built(p, SIZES, "cuda", options=PlanOptions())
     )
     cut = any(kernel.part or kernel.at_once for kernel in made.stages.plan.kernels)
-    assert cut == (target == "triton" or n not in KEEP_MORE)
+    assert cut == (n not in KEEP_MORE)
 
 
 def test_the_plan_says_where_a_kernel_runs() -> None:
