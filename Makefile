@@ -13,7 +13,7 @@ ARCHITECTURES ?= sm_90
 
 help:
 	@echo "make demo      compile a layer, run it and check it; train a small language model"
-	@echo "make test      the tests that every change must pass (under ten minutes on two cores)"
+	@echo "make test      the tests that every change must pass (about ten minutes on two cores)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff: style and layout"
 	@echo "make types     mypy"
