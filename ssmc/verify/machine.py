@@ -20,6 +20,7 @@ from .subjects import spoil
 
 THREADS = (1, 2, 3)
 BUSY_LENGTH, BUSY = 257, (4, 67)
+LARGE_LENGTH, LARGE = 65, (3, 35)
 EXTREMES = (0.0, -40.0, 40.0, -1000.0, 1000.0)
 NEAR = 1024
 LIMIT = {"f64": np.inf, "f32": float(np.finfo(np.float32).max), "bf16": 3.3e38, "f16": 65504.0}
@@ -30,25 +31,27 @@ LIMIT = {"f64": np.inf, "f32": float(np.finfo(np.float32).max), "bf16": 3.3e38, 
 
 def _bits(bench: Bench, variant: Variant) -> Iterator[Finding]:
     arguments = busy_arguments(bench, variant)
-    yield from repeated(lambda: bench.subject.raw(variant, arguments))
+    yield from repeated(bench, lambda: bench.subject.raw(variant, arguments))
 
 
 def busy_arguments(bench: Bench, variant: Variant) -> dict[str, torch.Tensor]:
-    """Arguments that are worth several threads; nothing but the operator runs on them."""
-    wanted = dict.fromkeys(variant.program.sequence_axes, BUSY_LENGTH)
-    sizes = variant.sizes({**wanted, **dict(zip(bench.free(variant), BUSY, strict=False))}) or variant.sizes({})
+    """Arguments that are worth several threads where there are any; nothing but the operator runs on them."""
+    length, wide = (BUSY_LENGTH, BUSY) if bench.subject.is_spread else (LARGE_LENGTH, LARGE)
+    wanted = dict.fromkeys(variant.program.sequence_axes, length)
+    sizes = variant.sizes({**wanted, **dict(zip(bench.free(variant), wide, strict=False))}) or variant.sizes({})
     if sizes is None:
         raise Unsupported("no extents meet what the layer requires")
     arguments: dict[str, torch.Tensor] = bench.subject.tensors(draw_inputs(variant.program, sizes, 0, variant.kinds))
     return arguments
 
 
-def repeated(run: Callable[[], Mapping[str, torch.Tensor]]) -> Iterator[Finding]:
+def repeated(bench: Bench, run: Callable[[], Mapping[str, torch.Tensor]]) -> Iterator[Finding]:
     """``run`` twice with each number of threads: always the bits of the first time."""
     before = torch.get_num_threads()
+    counts = THREADS if bench.subject.is_spread else (before,)
     first: Mapping[str, torch.Tensor] | None = None
     try:
-        for threads in THREADS:
+        for threads in counts:
             torch.set_num_threads(threads)
             for again in range(2):
                 found = run()
@@ -63,8 +66,8 @@ def repeated(run: Callable[[], Mapping[str, torch.Tensor]]) -> Iterator[Finding]
 
 def large_case(bench: Bench, variant: Variant) -> Case:
     """A case that is worth several threads, and wider than vectors are."""
-    times = dict.fromkeys(variant.program.sequence_axes, 65)
-    wide = dict(zip(bench.free(variant), (3, 35), strict=False))
+    times = dict.fromkeys(variant.program.sequence_axes, LARGE_LENGTH)
+    wide = dict(zip(bench.free(variant), LARGE, strict=False))
     case = bench.case(variant, 0, **{**times, **wide}) or bench.case(variant, 0)
     if case is None:
         raise Unsupported("no extents meet what the layer requires")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ssmc import compiler, passes
+from ssmc.backends import target_named
 from ssmc.dsl import LayerSignature
 from ssmc.errors import Unsupported
 from ssmc.ir import Program
@@ -149,6 +150,11 @@ class Compiled:
     @property
     def device(self) -> str:
         return self.layer.device_of(self.target)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its work is spread over threads; a processor that stands in for a GPU does one block at a time."""
+        return self.device != "cpu" or not target_named(self.target.partition(":")[0]).blocks
 
     @functools.cached_property
     def operator(self) -> Layer:

@@ -148,7 +148,7 @@ def _bits(bench: Bench, variant: Variant) -> Iterator[Finding]:
             zip(sought, gradients([made[n] for n in sources], [leaves[n] for n in sought], adjoints), strict=True)
         )
 
-    yield from repeated(run)
+    yield from repeated(bench, run)
 
 
 def _layouts(bench: Bench, variant: Variant) -> Iterator[Finding]:
