@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ssmc.ir.loops import Accumulate, Group, Kernel, LaneSum, Ring, Tile, Variable, own_nodes
+from ssmc.ir.loops import Accumulate, Add, Group, Kernel, LaneSum, Ring, Tile, Variable, own_nodes
 from ssmc.ir.scalar import Node
 
 from .c_expr import Expressions
@@ -16,6 +16,13 @@ from .storage import BYTES
 from .writer import Names, Writer
 
 _AHEAD = 8192  # bytes between what is added up and what is asked for
+
+
+def _may_meet(group: Group, axis: str) -> bool:
+    """Whether two turns of a loop over ``axis`` may add to the same element of memory: then they are not to be taken at
+    once."""
+    places = [s.indices for s in group.statements if isinstance(s, Add)]
+    return not all(any(i.kind == "index" and i.name == axis for i in indices) for indices in places)
 
 
 class GroupEmitter(Nests):
@@ -180,7 +187,7 @@ class GroupEmitter(Nests):
         return self.x.rows > 1 or super().accumulates_apart(variable)
 
     def mark_loop(self, group: Group, axes: tuple[str, ...], outer: bool, section: str) -> None:
-        last = len(axes) == 1 and (not outer or not group.inner)
+        last = len(axes) == 1 and (not outer or not group.inner) and not _may_meet(group, axes[0])
         if last and not group.lanes and not any(isinstance(s, Accumulate) for s in group.statements):
             self.out.line("#pragma omp simd")
         elif last and not group.lanes and not outer:

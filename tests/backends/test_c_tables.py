@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from ssmc.compiler import stages
 from ssmc.dsl import elaborate, module_from_text
+from ssmc.ir import Program
 from ssmc.ir.interpret import interpret
+from ssmc.passes import grad
 from tests.backends.test_c_gradients import agree
 from tests.compiled import CompiledProgram, random_inputs
 
@@ -45,6 +50,15 @@ CASES = [
 @pytest.mark.parametrize("text, sizes", CASES, ids=lambda v: v.split("(")[0].split()[1] if isinstance(v, str) else "")
 def test_sums_by_code_and_their_gradients(text: str, sizes: dict[str, int]) -> None:
     agree(elaborate(module_from_text(text)), sizes)
+
+
+@pytest.mark.parametrize(("case", "derive"), [(2, lambda same: same), (4, grad)], ids=["there", "back"])
+def test_points_that_may_share_a_code_are_not_taken_at_once(case: int, derive: Callable[[Program], Program]) -> None:
+    """Whether a compiler makes vectors of such a loop depends on the processor: it must not be told that it may."""
+    text, sizes = CASES[case]
+    text = stages(derive(elaborate(module_from_text(text))), sizes=sizes).text
+    told = re.findall(r"#pragma omp simd[^\n]*\n *for [^\n]*\{\n(.*?)\n *\}\n", text, re.DOTALL)
+    assert "+=" in text and not any(re.search(r"p_\w+\[.*\] \+=", body) for body in told)
 
 
 def test_a_table_is_filled_where_its_values_are_made() -> None:
