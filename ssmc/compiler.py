@@ -50,6 +50,7 @@ from ssmc.passes import (
     partial,
     plan,
     spread,
+    sweep,
     tables,
     tiles_of_lanes,
     timed,
@@ -197,7 +198,7 @@ class _Staging:
         tensors = self.program.tensors()
         wide = {name: state_storage(tensors[name].dtype, self.held) for name in self.program.outputs}
         narrow = [name for name, storage in self.stored.items() if storage != wide[name]]
-        return prepared(self.program, self.sizes, narrow, together)
+        return prepared(self.program, self.sizes, narrow, together, not self.backend.blocks)
 
     def _planned(self, time: str, prefix: str = "k") -> tuple[Plan, Loops]:
         """The plan and loops whose recurrences run as ``time`` says; names of kernels begin with ``prefix``, which is
@@ -263,11 +264,14 @@ def _launched_together(loops: Loops) -> dict[tuple[str, ...], str]:
 
 
 def prepared(
-    program: Program, sizes: Mapping[str, int], narrow: Collection[str] = (), together: int = LANE_GROUP
-) -> Program:
+    program: Program, sizes: Mapping[str, int], narrow: Collection[str] = (), together: int = LANE_GROUP,
+    in_order: bool = True,
+) -> Program:  # fmt: skip
     """``program`` as it is planned: the same values, written as kernels compute them. Outputs in ``narrow`` are
-    stored in less precision than they are computed in; sums over channels have parts of so many ``together``."""
-    return lift(unshadow(unnest(partial(tables(inline(program), narrow), dict(sizes), together))))
+    stored in less precision than they are computed in; sums over channels have parts of so many ``together``; where
+    steps of time are best taken ``in_order``, sums over time are gathered on the way even if nothing recurs."""
+    made = partial(tables(inline(program), narrow), dict(sizes), together)
+    return lift(unshadow(unnest(sweep(made, sizes, together) if in_order else made)))
 
 
 def _lowered(

@@ -24,6 +24,7 @@ from .rows import rows
 from .states_at import gives_state, states_at
 from .step import step
 from .strategy import GPU, PROCESSOR, Device, timed
+from .sweep import MOST_AHEAD, sweep
 from .tables import tables
 from .tidy import tensors_read, tidied
 from .tiles_of_lanes import tiles_of_lanes

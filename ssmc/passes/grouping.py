@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from ssmc.ir import Equation, Reduce, walk
 
+from .partial import SWEPT
 from .parts import CUT, steps_of_parts
 from .reading import Reading, reads
 from .recompute import saved_depth
@@ -89,7 +90,8 @@ def _merged(reading: Reading, group: Unit, unit: Unit) -> Unit | None:
         return None
     before, alone, after = parallel(reading, group), parallel(reading, unit), parallel(reading, merged)
     time = {merged.time} if merged.recurrent else set()
-    within = _folded(reading, merged) if merged.rebuilt else set()
+    gathers = merged.rebuilt or all(SWEPT in name for name in unit.names)
+    within = _folded(reading, merged) if gathers else set()
     followed = _followed(reading, group, unit) - set(before)
     if not set(alone) - time - within - followed <= set(after) or (within and not set(after) - time):
         return None

@@ -29,6 +29,7 @@ from ssmc.ir import (
     Read,
     Reduce,
     Size,
+    Tensor,
     Where,
     complete_extents,
     dependence,
@@ -44,11 +45,13 @@ from .recompute import SAVED, entry_of
 from .tables import table_of
 
 MOST_CARRIED = 512  # numbers per channel that a sum over time may carry
+SWEPT = ".swept"  # what sums that are carried because of a window are called by, see ``sweep``
 
 
 @dataclass
 class _Parts:
-    """The pass over one Program; ``carried`` says how many numbers a value with these axes is, per channel."""
+    """The pass over one Program; ``carried`` says whether a value with these axes is few numbers, per channel. If there
+    is anything in ``of``, only sums over time that read of it are wanted."""
 
     program: Program
     time: str
@@ -56,6 +59,7 @@ class _Parts:
     inner: frozenset[str]
     carried: Callable[[tuple[str, ...]], bool]
     together: int
+    of: frozenset[str]
     axes: list[Axis] = field(default_factory=list)
     equations: list[Equation] = field(default_factory=list)
 
@@ -85,6 +89,9 @@ class _Parts:
     def _is_wanted(self, equation: Equation, expr: Reduce) -> bool:
         """Whether a fold gathers over time, or over channels step by step, and its parts are few."""
         free = free_axes(expr)
+        made = {node.tensor for node in walk(expr) if isinstance(node, Read)}
+        if self.of and (self.time not in expr.axes or not self.of & made):
+            return False
         if not free <= set(equation.axes) or self.time in free and self.lane not in expr.axes:
             return False
         if self.time in expr.axes:
@@ -99,7 +106,7 @@ class _Parts:
         return Reduce("sum", within, None, body) if within else body
 
     def _over_time(self, equation: Equation, expr: Reduce, kept: tuple[str, ...]) -> Expr:
-        name = self.names.new(f"{equation.name}.run")
+        name = self.names.new(f"{equation.name}{SWEPT if self.of else '.run'}")
         dtype = type_of(expr, self.program.tensors())
         own = tuple(a for a in equation.axes if a in free_axes(expr))
         axes = (*kept, self.time, *own) if self.lane not in kept else (*kept[:-1], self.time, *own, str(self.lane))
@@ -145,14 +152,32 @@ def partial(program: Program, sizes: Mapping[str, int], together: int = LANE_GRO
     time = next(
         node.axis for e in rebuilt for a in walk(e.expr) if entry_of(a) for node in walk(a) if _is_time(node, program)
     )
-    lane = _lane(program, time, rebuilt)
+    return _in_parts(program, time, _lane(program, time, rebuilt), sizes, together)
+
+
+def swept(
+    program: Program, time: str, along: Sequence[Equation], sizes: Mapping[str, int], together: int, of: frozenset[str]
+) -> Program:
+    """The Program with sums over ``time`` that read what is in ``of`` carried back through it; unchanged unless
+    channels of ``along`` lie side by side."""
+    lane = _lane(program, time, along)
+    held = [t for t in _in_memory(program) if {time, lane} <= set(t.axes)]
+    if lane is None or any(tensor.axes[-1] != lane for tensor in held):
+        return program
+    return _in_parts(program, time, lane, sizes, together, of)
+
+
+def _in_parts(
+    program: Program, time: str, lane: str | None, sizes: Mapping[str, int], together: int,
+    of: frozenset[str] = frozenset(),
+) -> Program:  # fmt: skip
     inner = _inner(program, time, lane)
     extents = complete_extents(program, sizes)
 
     def is_small(axes: tuple[str, ...]) -> bool:
         return math.prod(extents.get(a, 1) for a in axes if a in inner) <= MOST_CARRIED
 
-    return _Parts(program, time, lane, inner, is_small, together).run()
+    return _Parts(program, time, lane, inner, is_small, together, of).run()
 
 
 def _is_time(node: Expr, program: Program) -> TypeGuard[Index]:
@@ -163,7 +188,7 @@ def _lane(program: Program, time: str, rebuilt: Sequence[Equation]) -> str | Non
     """The axis that most tensors in memory end with, of those along which the recurrences are independent."""
     within = _folded_within(program)
     votes: dict[str, int] = {}
-    for tensor in (*program.inputs, *(program.equation(name).tensor for name in program.outputs)):
+    for tensor in _in_memory(program):
         axes = [a for a in tensor.axes if a != time]
         if axes and len(axes) < len(tensor.axes) and not tensor.name.endswith(SAVED) and axes[-1] not in within:
             votes[axes[-1]] = votes.get(axes[-1], 0) + 1
@@ -177,6 +202,10 @@ def _lane(program: Program, time: str, rebuilt: Sequence[Equation]) -> str | Non
                 if node.indices[tensors[node.tensor].axes.index(best)] != Index(best):
                     return None
     return best
+
+
+def _in_memory(program: Program) -> list[Tensor]:
+    return [*program.inputs, *(program.equation(name).tensor for name in program.outputs)]
 
 
 def _folded_within(program: Program) -> set[str]:
