@@ -18,13 +18,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ssmc.errors import UserError
 
+from .again import Again, can_make_again
 from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
-from .linear import project
+from .linear import linear, project
 from .mamba_token import write_block
 from .mixer import mamba_mixer, mixer_layers
 from .norms import RMSNorm
+from .parts import is_watched
 from .sequences import embedded, packing, shown, without_first
+from .tied import tied
 from .token_chain import Chain, StepByStep, TokenChain
 
 
@@ -67,8 +70,10 @@ class MambaMixer(nn.Module):
         self.out_proj = nn.Linear(width, config.hidden_size, bias=config.use_bias)
         self.layers = mixer_layers(config.hidden_act)
 
-    def forward(self, hidden: Tensor, entry: LayerCache | None, sequences: dict[str, Tensor]) -> Tensor:
-        return mamba_mixer(self, self.layers, hidden, entry, sequences)
+    def forward(
+        self, hidden: Tensor, entry: LayerCache | None, sequences: dict[str, Tensor], again: Again | None = None
+    ) -> Tensor:
+        return mamba_mixer(self, self.layers, hidden, entry, sequences, again=again)
 
 
 class MambaBlock(GradientCheckpointingLayer):
@@ -85,7 +90,13 @@ class MambaBlock(GradientCheckpointingLayer):
         residual = hidden
         if self.residual_in_fp32:
             residual = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        return residual + self.mixer(self.norm(hidden, self.norm.weight.dtype), entry, sequences)
+        dtype = self.norm.weight.dtype
+        normed = self.norm(hidden, dtype)
+        again = None
+        if can_make_again(normed) and not is_watched(self.norm):
+            kept, norm = hidden.detach(), self.norm
+            again = Again(normed, lambda: norm(kept, dtype), hidden, norm.weight)
+        return residual + self.mixer(normed, entry, sequences, again)
 
 
 def _write(block: Any, chain: Chain, hidden: Tensor) -> Tensor:
@@ -307,13 +318,17 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
         """
         if output_attentions:
             raise UserError("`output_attentions` is set", hint="Mamba has no attention: leave out `output_attentions`")
+        shared = tied(self.backbone.embeddings, self.lm_head) if inputs_embeds is None else None
+        if shared is not None:
+            input_ids, inputs_embeds = None, embedded(shared.rows, input_ids, None, self.config.hidden_size)
         found = self.backbone(
             input_ids, inputs_embeds, cache, use_cache, output_hidden_states, True, attention_mask, cache_params,
             past_key_values, position_ids, cu_seqlens, seq_idx,
         )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = found.last_hidden_state[:, kept]
-        logits = project(self.lm_head, hidden.to(self.lm_head.weight.dtype))
+        hidden = hidden.to(self.lm_head.weight.dtype)
+        logits = project(self.lm_head, hidden) if shared is None else linear(hidden, shared.weight, self.lm_head.bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ssmc.runtime import Layer, load
 
+from .again import Again, can_make_again, made_again
 from .cache import LayerCache
 from .linear import is_plain, linear, project
 
@@ -56,6 +57,7 @@ def mamba_mixer(
     entry: LayerCache | None = None,
     sequences: Mapping[str, Tensor] | None = None,
     rms_eps: float | None = None,
+    again: Again | None = None,
 ) -> Tensor:
     """Mix a sequence.
 
@@ -72,26 +74,43 @@ def mamba_mixer(
             of packed documents, only without ``entry``.
         rms_eps: divide what ``x_proj`` gives for the step, for B and for C by their root mean squares, as FalconMamba
             does, with this epsilon.
+        again: how to make ``hidden`` again, if a gradient is not to keep it.
 
     Returns:
         (batch, length, hidden_size) in the dtype of ``hidden``.
     """
     options = dict(sequences or {})
-    x, gate = project(modules.in_proj, hidden).chunk(2, -1)
+    with made_again(again):
+        x, gate = project(modules.in_proj, hidden).chunk(2, -1)
     weight, bias = modules.conv1d.weight.squeeze(1), modules.conv1d.bias
     inputs: dict[str, Tensor] = {} if bias is None else {"bias": bias}
     u = _run(entry, "conv", layers.conv, x, weight, **inputs, **options).to(x.dtype)
     if layers.activation is not None:
         u = layers.activation(u)
+    conv_again = None
+    if entry is None and layers.activation is None and can_make_again(u):
+        conv_again = _again(u, layers.conv, x, weight, **inputs, **options)
     states = modules.A_log.shape[1]
-    projected = project(modules.x_proj, u)
+    with made_again(conv_again):
+        projected = project(modules.x_proj, u)
     low, B, C = torch.split(projected, [projected.shape[-1] - 2 * states, states, states], -1)
     if rms_eps is not None:
         low, B, C = (_normalised(value, rms_eps) for value in (low, B, C))
     step, step_bias = _step(modules.dt_proj, low)
+    step_again = None
+    if entry is None and is_plain(modules.dt_proj) and can_make_again(step):
+        step_again = _again(step, linear, low, modules.dt_proj.weight)
     inputs = {} if step_bias is None else {"dt_bias": step_bias}
-    y = _run(entry, "scan", layers.scan, u, step, modules.A_log, B, C, D=modules.D, z=gate, **inputs, **options)
+    with made_again(conv_again, step_again):
+        y = _run(entry, "scan", layers.scan, u, step, modules.A_log, B, C, D=modules.D, z=gate, **inputs, **options)
     return project(modules.out_proj, y.to(x.dtype)).to(hidden.dtype)
+
+
+def _again(value: Tensor, op: Callable[..., Tensor], *inputs: Tensor, **named: Tensor) -> Again:
+    """How to call an operator again, on what its inputs are: gradients keep these anyway."""
+    given, by_name = [item.detach() for item in inputs], {name: item.detach() for name, item in named.items()}
+    dtype = value.dtype
+    return Again(value, lambda: op(*given, **by_name).to(dtype), *inputs, *named.values())
 
 
 def _normalised(value: Tensor, eps: float) -> Tensor:

@@ -24,11 +24,12 @@ from .gates import gated
 from .generation import StateGenerationMixin, causal_output, model_output
 from .griffin import recurrent_block
 from .griffin_token import write_attention, write_mlp, write_recurrent
-from .linear import is_plain, project
+from .linear import is_plain, linear, project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
 from .sequences import embedded, shown, without_first
 from .soft_cap import soft_capped
+from .tied import tied
 from .token_chain import Chain, StepByStep, TokenChain
 from .tokens import Tokens, tokens_of
 
@@ -398,6 +399,9 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
         Returns:
             ``loss``, ``logits`` (B, L, vocabulary), ``cache``, ``hidden_states``.
         """
+        shared = tied(self.model.embed_tokens, self.lm_head) if inputs_embeds is None else None
+        if shared is not None:
+            input_ids, inputs_embeds = None, embedded(shared.rows, input_ids, None, self.config.hidden_size)
         made = self.model(
             input_ids, position_ids, attention_mask, inputs_embeds, use_cache, cache,
             past_key_values=past_key_values, cu_seqlens=cu_seqlens, seq_idx=seq_idx, return_dict=True,
@@ -405,7 +409,8 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
         )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         hidden = made.last_hidden_state
-        logits = project(self.lm_head, hidden if isinstance(kept, int) else hidden[:, kept])
+        hidden = hidden if isinstance(kept, int) else hidden[:, kept]
+        logits = project(self.lm_head, hidden) if shared is None else linear(hidden, shared.weight, self.lm_head.bias)
         if self.config.logits_soft_cap:
             # Nobody else holds what a plain module has made.
             logits = soft_capped(logits, self.config.logits_soft_cap, in_place=is_plain(self.lm_head))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ssmc.errors import UserError
 
 
-def embedded(embeddings: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None, width: int) -> Tensor:
+def embedded(
+    embeddings: Callable[[Tensor], Tensor], input_ids: Tensor | None, inputs_embeds: Tensor | None, width: int
+) -> Tensor:
     """The sequences that a model runs, (batch, length, width): ids looked up, or what was given in their place.
 
     Raises UserError unless exactly one is given: ids (batch, length), ints that the vocabulary has, or reals
