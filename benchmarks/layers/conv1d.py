@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 import ssmc
-from benchmarks.peers import compiled, filling
+from benchmarks.peers import compiled, cotangent, filling, trained
 from benchmarks.timing import Case, Contestant, Entry
 
 TAPS = 4
 
 
-def make_inputs(b: int, t: int, d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x (b, t, d), w (d, TAPS), bias (d), all normal."""
+class Inputs(NamedTuple):
+    """x (b, t, d), w (d, TAPS), bias (d)."""
+
+    x: torch.Tensor
+    w: torch.Tensor
+    bias: torch.Tensor
+
+
+def make_inputs(b: int, t: int, d: int) -> Inputs:
+    """All normal."""
     g = torch.Generator().manual_seed(0)
-    x, w, bias = (torch.randn(*s, generator=g) for s in ((b, t, d), (d, TAPS), (d,)))
-    return x, w, bias
+    return Inputs(*(torch.randn(*s, generator=g) for s in ((b, t, d), (d, TAPS), (d,))))
 
 
 def shifts(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -30,7 +39,8 @@ def shifts(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, out: torch.Tens
 
 def convolve(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """PyTorch's conv1d, for (b, d, t)."""
-    return F.silu(F.conv1d(x, w[:, None], bias, padding=TAPS - 1, groups=x.shape[1])[..., : x.shape[2]], inplace=True)
+    made = F.conv1d(x, w[:, None], bias, padding=TAPS - 1, groups=x.shape[1])[..., : x.shape[2]]
+    return F.silu(made, inplace=not made.requires_grad)
 
 
 def case(b: int, t: int, d: int, slow: bool) -> Case:
@@ -53,5 +63,38 @@ def case(b: int, t: int, d: int, slow: bool) -> Case:
     return Case("causal conv1d with SiLU", {"b": b, "t": t, "d": d, "k": TAPS}, setup)
 
 
+def training(b: int, t: int, d: int, slow: bool) -> Case:
+    """The output and the gradients of all inputs."""
+
+    def setup() -> tuple[tuple[torch.Tensor, ...], list[Entry]]:
+        i = make_inputs(b, t, d)
+        dy, turned = cotangent(i.x), i._replace(x=i.x.mT.contiguous())
+        layer = ssmc.load("causal_conv1d", activation="silu")
+        fast = compiled(lambda x, w, bias: convolve(x.mT, w, bias).mT)
+        entries = [
+            Entry("ssmc", lambda: trained(lambda: lambda i: layer(*i), i, dy)),
+            Entry("PyTorch conv1d", lambda: trained(lambda: lambda i: convolve(i.x.mT, i.w, i.bias).mT, i, dy)),
+            Entry("PyTorch conv1d, own layout", lambda: _turned(turned, dy)),
+            Entry("torch.compile of conv1d", lambda: trained(lambda: lambda i: fast(*i), i, dy), 120),
+        ]
+        double = Inputs(*(v.double() for v in i))
+        wide = trained(lambda: lambda i: convolve(i.x.mT, i.w, i.bias).mT, double, dy.double()).call()
+        return wide, [e for e in entries if slow or "torch.compile" not in e.name]
+
+    return Case("causal conv1d with SiLU, forward and backward", {"b": b, "t": t, "d": d, "k": TAPS}, setup)
+
+
+def _turned(i: Inputs, dy: torch.Tensor) -> Contestant:
+    """PyTorch's, of (b, d, t)."""
+    run = trained(lambda: lambda i: convolve(*i), i, dy.mT.contiguous())
+
+    def call() -> tuple[torch.Tensor, ...]:
+        y, dx, *others = run.call()
+        return y.mT, dx.mT, *others
+
+    return Contestant(call, "input and output as (b, d, t)")
+
+
 def cases(quick: bool) -> list[Case]:
-    return [case(1, 512 if quick else 2048, 1536, slow=not quick)]
+    length = 512 if quick else 2048
+    return [case(1, length, 1536, slow=not quick), training(1, length, 1536, slow=not quick)]
