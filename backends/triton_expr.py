@@ -300,10 +300,18 @@ class Expressions:
         while stack:
             below = stack.pop()
             if self.kernel.holder(section, below) is None:
-                if below.kind == "load" or below.number in self.tiles.addressed:
+                if below.kind == "load" or self._is_recalled(below, section):
                     return True
                 stack.extend(below.args)
         return False
+
+    def _is_recalled(self, node: Node, section: str) -> bool:
+        """Whether a node is read from the program's own memory at a place that an index says."""
+        if node.kind not in ("ring", "final") or node.number in self.tiles.addressed:
+            return node.number in self.tiles.addressed
+        places = zip(self.rings[node.name[0]].dims, node.args[1:], strict=True)
+        own = all(index.kind == "index" and index.name == axis for axis, index in places)
+        return not own and not self.is_register(node.name[0], section)
 
     def operation(self, node: Node, args: list[str]) -> str:
         op, real = str(node.name), node.args[0].type is REAL

@@ -114,6 +114,13 @@ def test_what_is_not_lowered() -> None:
     assert row.verdict == DOES_NOT_APPLY and row.note
 
 
+def test_what_a_condition_excludes_is_not_read_from_memory_of_a_program() -> None:
+    """Inputs of a convolution lie in memory of the program that carries them; a tap reads none of them."""
+    layer = GPUS["triton"](loaded("mamba_inner", "mamba_inner"))
+    found = verify(layer, ["triton"], ["f32"], only=["gradient, padded"])
+    assert found.ok, str(found)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("module", "layer"), list(layers()))
