@@ -21,6 +21,7 @@ from .subjects import spoil
 THREADS = (1, 2, 3)
 BUSY_LENGTH, BUSY = 257, (4, 67)
 LARGE_LENGTH, LARGE = 65, (3, 35)
+SLOW_LENGTH, SLOW = 33, (2, 35)  # for what is not spread over threads, which takes its time
 EXTREMES = (0.0, -40.0, 40.0, -1000.0, 1000.0)
 NEAR = 1024
 LIMIT = {"f64": np.inf, "f32": float(np.finfo(np.float32).max), "bf16": 3.3e38, "f16": 65504.0}
@@ -36,7 +37,7 @@ def _bits(bench: Bench, variant: Variant) -> Iterator[Finding]:
 
 def busy_arguments(bench: Bench, variant: Variant) -> dict[str, torch.Tensor]:
     """Arguments that are worth several threads where there are any; nothing but the operator runs on them."""
-    length, wide = (BUSY_LENGTH, BUSY) if bench.subject.is_spread else (LARGE_LENGTH, LARGE)
+    length, wide = (BUSY_LENGTH, BUSY) if bench.subject.is_spread else (SLOW_LENGTH, SLOW)
     wanted = dict.fromkeys(variant.program.sequence_axes, length)
     sizes = variant.sizes({**wanted, **dict(zip(bench.free(variant), wide, strict=False))}) or variant.sizes({})
     if sizes is None:
@@ -66,8 +67,9 @@ def repeated(bench: Bench, run: Callable[[], Mapping[str, torch.Tensor]]) -> Ite
 
 def large_case(bench: Bench, variant: Variant) -> Case:
     """A case that is worth several threads, and wider than vectors are."""
-    times = dict.fromkeys(variant.program.sequence_axes, LARGE_LENGTH)
-    wide = dict(zip(bench.free(variant), LARGE, strict=False))
+    length, most = (LARGE_LENGTH, LARGE) if bench.subject.is_spread else (SLOW_LENGTH, SLOW)
+    times = dict.fromkeys(variant.program.sequence_axes, length)
+    wide = dict(zip(bench.free(variant), most, strict=False))
     case = bench.case(variant, 0, **{**times, **wide}) or bench.case(variant, 0)
     if case is None:
         raise Unsupported("no extents meet what the layer requires")
