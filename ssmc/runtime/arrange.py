@@ -42,14 +42,15 @@ class Geometry:
     """Where an arranged call finds what it takes: the inputs of the numbers ``inputs``, then the state, then the
     layout. ``sequence`` is the number of an input and its axis along the sequence. ``states`` says, for each axis of
     each part of the state, which input has it, and where; None if none has. ``documents`` is the number of a part of
-    the state and its axis of documents. ``names`` are those of the state that comes in, ``returned`` of the one that
-    goes out; ``text`` is that of the kind."""
+    the state and its axis of documents; ``counts`` says whether what goes out has an entry for each of them. ``names``
+    are those of the state that comes in, ``returned`` of the one that goes out; ``text`` is that of the kind."""
 
     text: str
     inputs: tuple[int, ...]
     sequence: tuple[int, int]
     states: tuple[tuple[tuple[int, int] | None, ...], ...]
     documents: tuple[int, int] | None
+    counts: bool
     names: tuple[str, ...]
     returned: tuple[str, ...]
 
@@ -59,15 +60,15 @@ def geometry(kind: Kind, spec: Specialisation) -> Geometry:
     time = spec.layouts[0].name.rpartition(".")[0] if spec.layouts else ""
     found = {axis: (place.number, at) for place in reversed(spec.inputs) for at, axis in enumerate(place.axes)}
     states = [tuple(found.get(axis) for axis in place.axes) for place in spec.states]
-    documents = [
-        (n, place.axes.index(docs)) for n, place in enumerate(spec.states) if (docs := f"{time}.docs") in place.axes
-    ]
+    docs = f"{time}.docs"
+    documents = [(n, place.axes.index(docs)) for n, place in enumerate(spec.states) if docs in place.axes]
     return Geometry(
         kind.text,
         tuple(place.number for place in spec.inputs),
         found.get(time, (0, 0)),
         tuple(states),
         documents[0] if documents else None,
+        bool(spec.state_names) or any(docs in place.axes for place in spec.gives),
         tuple(place.shown for place in spec.states),
         spec.state_names,
     )
@@ -144,10 +145,10 @@ def arguments(
     for name in ("states_at", *PACKED):
         if name in asked:
             length = values[number].shape[axis]
-            documents = length  # enough, where no state says for how many there is room
+            documents = length  # enough, where nothing says for how many there is room
             if known.documents is not None:
                 documents = states[known.documents[0]].shape[known.documents[1]]
-            elif known.returned:
+            elif known.counts:
                 documents = None
             where = asked[name] if asked[name].device.type == "cpu" else asked[name].cpu()
             given += layout(where, name, layer, length, documents, state is not None)

@@ -300,6 +300,10 @@ def spellings(program: Program, given: Mapping[str, Array]) -> Iterator[dict[str
     empty = start == end
     if doc.ndim == 1 and empty.any() or (empty[..., :-1] & ~empty[..., 1:]).any():
         return
+    told = any(t.name.endswith(STATES) for t in program.inputs)
+    by_document = any(a.endswith(".docs") for name in program.outputs for a in program.equation(name).axes)
+    if empty[..., -1].all() and by_document and not told:
+        return  # how many documents there are is not said by these
     position = np.arange(doc.shape[-1]) - np.take_along_axis(start, doc, -1)
     yield {**found, "seq_idx": torch.from_numpy(np.array(3 - doc))}
     yield {**found, "position_ids": torch.from_numpy(position)}

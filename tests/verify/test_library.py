@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,15 @@ def test_requirements_that_are_said_together() -> None:
     program = dsl.elaborate(dsl.module_from_text(text))
     found = solve(program, {"b": 2, "d": 6, "m": 5, "f": 3})
     assert found is not None and found["d"] == found["m"] == found["f"]
+
+
+def test_sums_of_each_document(tmp_path: Path) -> None:
+    """What has an entry for each document has as many as are told, by numbers and positions, too."""
+    text = "layer f(x[b, t, d]) -> y[b, t, d], z[b, d]:\n    seq t\n    y = tanh(x[t-1] + x)\n    z = sum[t](y * y)\n"
+    (tmp_path / "f.ssm").write_text(text)
+    layer = ssmc.load(tmp_path / "f.ssm")
+    found = verify(layer, ["c"], ["f32"], only=["packed", "packed rows", "gradient, packed"])
+    assert found.ok, str(found)
 
 
 def test_what_is_not_lowered() -> None:
