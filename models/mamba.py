@@ -21,13 +21,12 @@ from ssmc.errors import UserError
 from .again import Again, can_make_again
 from .cache import LayerCache, StateCache, chosen_cache, new_columns, with_padding
 from .generation import CausalOutput, ModelOutput, StateGenerationMixin, causal_output, model_output
-from .linear import linear, project
 from .mamba_token import write_block
 from .mixer import mamba_mixer, mixer_layers
 from .norms import RMSNorm
 from .parts import is_watched
 from .sequences import embedded, packing, shown, without_first
-from .tied import tied
+from .tied import logits_of, tied
 from .token_chain import Chain, StepByStep, TokenChain
 
 
@@ -95,7 +94,7 @@ class MambaBlock(GradientCheckpointingLayer):
         again = None
         if can_make_again(normed) and not is_watched(self.norm):
             kept, norm = hidden.detach(), self.norm
-            again = Again(normed, lambda: norm(kept, dtype), hidden, norm.weight)
+            again = Again(normed, lambda: norm(kept, dtype), kept, norm.weight)
         return residual + self.mixer(normed, entry, sequences, again)
 
 
@@ -328,7 +327,7 @@ class MambaForCausalLM(MambaPreTrainedModel, StateGenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = found.last_hidden_state[:, kept]
         hidden = hidden.to(self.lm_head.weight.dtype)
-        logits = project(self.lm_head, hidden) if shared is None else linear(hidden, shared.weight, self.lm_head.bias)
+        logits = logits_of(self.lm_head, hidden, shared)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:

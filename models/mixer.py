@@ -110,7 +110,7 @@ def _again(value: Tensor, op: Callable[..., Tensor], *inputs: Tensor, **named: T
     """How to call an operator again, on what its inputs are: gradients keep these anyway."""
     given, by_name = [item.detach() for item in inputs], {name: item.detach() for name, item in named.items()}
     dtype = value.dtype
-    return Again(value, lambda: op(*given, **by_name).to(dtype), *inputs, *named.values())
+    return Again(value, lambda: op(*given, **by_name).to(dtype), *given, *by_name.values())
 
 
 def _normalised(value: Tensor, eps: float) -> Tensor:

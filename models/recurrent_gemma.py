@@ -24,12 +24,12 @@ from .gates import gated
 from .generation import StateGenerationMixin, causal_output, model_output
 from .griffin import recurrent_block
 from .griffin_token import write_attention, write_mlp, write_recurrent
-from .linear import is_plain, linear, project
+from .linear import is_plain, project
 from .local_attention import local_attention, rotated, rotation
 from .norms import RMSNorm
 from .sequences import embedded, shown, without_first
 from .soft_cap import soft_capped
-from .tied import tied
+from .tied import logits_of, tied
 from .token_chain import Chain, StepByStep, TokenChain
 from .tokens import Tokens, tokens_of
 
@@ -410,7 +410,7 @@ class RecurrentGemmaForCausalLM(RecurrentGemmaPreTrainedModel, StateGenerationMi
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         hidden = made.last_hidden_state
         hidden = hidden if isinstance(kept, int) else hidden[:, kept]
-        logits = project(self.lm_head, hidden) if shared is None else linear(hidden, shared.weight, self.lm_head.bias)
+        logits = logits_of(self.lm_head, hidden, shared)
         if self.config.logits_soft_cap:
             # Nobody else holds what a plain module has made.
             logits = soft_capped(logits, self.config.logits_soft_cap, in_place=is_plain(self.lm_head))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssmc.runtime import nobody_intercepts
 
-from .linear import is_plain
+from .linear import is_plain, linear, project
 from .parts import is_watched
 
 
@@ -28,6 +28,11 @@ class Tied:
         """As the embeddings: (…) ints → (…, width). Raises IndexError for ids that they have not."""
         rows, self.weight = Rows.apply(ids, self._embeddings.weight, self._embeddings.padding_idx)  # type: ignore[no-untyped-call]
         return rows
+
+
+def logits_of(head: nn.Module, hidden: Tensor, shared: Tied | None) -> Tensor:
+    """``head(hidden)``, by the weight that it shares, if it does."""
+    return project(head, hidden) if shared is None else linear(hidden, shared.weight, head.bias)  # type: ignore[arg-type]
 
 
 def tied(embeddings: nn.Module, head: nn.Module) -> Tied | None:

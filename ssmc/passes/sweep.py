@@ -1,6 +1,6 @@
 """Program → Program: sums over time that are gathered on the way back which a window takes through it anyway.
 
-    dx[t] = sum[k](w * s[t+k]);  A = sum[t](s * x[t-k])   =   A.run = A.run[t+1] + s * x[t-k];  A = A.run[t=0]
+    dx[t] = sum[k](w * s[t+k]);  A = sum[t](s * x[t-k])   =   A.swept = A.swept[t+1] + s * x[t-k];  A = A.swept[t=0]
 
 Each step then makes ``s`` once, and keeps as much of it as the window reaches ahead: it never goes through memory.
 What the window is read by comes last, so that its kernel runs through time by then.

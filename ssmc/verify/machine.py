@@ -37,9 +37,7 @@ def _bits(bench: Bench, variant: Variant) -> Iterator[Finding]:
 
 def busy_arguments(bench: Bench, variant: Variant) -> dict[str, torch.Tensor]:
     """Arguments that are worth several threads where there are any; nothing but the operator runs on them."""
-    length, wide = (BUSY_LENGTH, BUSY) if bench.subject.is_spread else (SLOW_LENGTH, SLOW)
-    wanted = dict.fromkeys(variant.program.sequence_axes, length)
-    sizes = variant.sizes({**wanted, **dict(zip(bench.free(variant), wide, strict=False))}) or variant.sizes({})
+    sizes = variant.sizes(_larger(bench, variant, BUSY_LENGTH, BUSY)) or variant.sizes({})
     if sizes is None:
         raise Unsupported("no extents meet what the layer requires")
     arguments: dict[str, torch.Tensor] = bench.subject.tensors(draw_inputs(variant.program, sizes, 0, variant.kinds))
@@ -67,13 +65,18 @@ def repeated(bench: Bench, run: Callable[[], Mapping[str, torch.Tensor]]) -> Ite
 
 def large_case(bench: Bench, variant: Variant) -> Case:
     """A case that is worth several threads, and wider than vectors are."""
-    length, most = (LARGE_LENGTH, LARGE) if bench.subject.is_spread else (SLOW_LENGTH, SLOW)
-    times = dict.fromkeys(variant.program.sequence_axes, length)
-    wide = dict(zip(bench.free(variant), most, strict=False))
-    case = bench.case(variant, 0, **{**times, **wide}) or bench.case(variant, 0)
+    case = bench.case(variant, 0, **_larger(bench, variant, LARGE_LENGTH, LARGE)) or bench.case(variant, 0)
     if case is None:
         raise Unsupported("no extents meet what the layer requires")
     return case
+
+
+def _larger(bench: Bench, variant: Variant, length: int, wide: tuple[int, int]) -> dict[str, int]:
+    """Extents of sequences and of two other axes, or smaller ones for what is not spread over threads."""
+    if not bench.subject.is_spread:
+        length, wide = SLOW_LENGTH, SLOW
+    times = dict.fromkeys(variant.program.sequence_axes, length)
+    return {**times, **dict(zip(bench.free(variant), wide, strict=False))}
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
